@@ -1,0 +1,257 @@
+// Package audit is the registry's evidence: what an entry says, its canonical encoding, and the sequencer that gives
+// committed entries their place in the log.
+package audit
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/tidelock/tidelock/registry/domain"
+)
+
+// Kind names what happened: Quay's name where Quay has one.
+type Kind string
+
+// The kinds of entries.
+const (
+	KindCreateTag      Kind = "create_tag"
+	KindMoveTag        Kind = "move_tag"
+	KindDeleteTag      Kind = "delete_tag"
+	KindRevertTag      Kind = "revert_tag"
+	KindPushRepo       Kind = "push_repo"
+	KindDeleteManifest Kind = "delete_manifest"
+	KindDeleteBlob     Kind = "delete_blob"
+
+	KindCreateRepo           Kind = "create_repo"
+	KindDeleteRepo           Kind = "delete_repo"
+	KindSetRepoDescription   Kind = "set_repo_description"
+	KindChangeRepoVisibility Kind = "change_repo_visibility"
+	KindOrgCreate            Kind = "org_create"
+	KindOrgDelete            Kind = "org_delete"
+	KindOrgOwner             Kind = "org_owner_changed"
+
+	KindTagCreatedImmutable Kind = "tag_created_immutable_by_policy"
+	KindChangeImmutability  Kind = "change_tag_immutability"
+	KindApplyPolicy         Kind = "apply_immutability_policy_retroactive"
+	KindDryRun              Kind = "immutability_dry_run"
+
+	KindCreatePolicy Kind = "create_immutability_policy"
+	KindUpdatePolicy Kind = "update_immutability_policy"
+	KindDeletePolicy Kind = "delete_immutability_policy"
+
+	KindPushFailed       Kind = "push_repo_failed"
+	KindDeleteTagFailed  Kind = "delete_tag_failed"
+	KindDeleteRepoFailed Kind = "delete_repo_failed"
+	KindDeleteOrgFailed  Kind = "org_delete_failed"
+
+	KindAdoptCluster Kind = "adopt_cluster"
+)
+
+// What set off a change of a tag's immutability, in metadata "trigger".
+const (
+	TriggerPolicy = "policy"
+	TriggerManual = "manual"
+)
+
+// Metadata is what an entry says beside the fixed fields. Values are string, bool, int, int64, []string, []any or
+// Metadata; anything else is a programming error that Encode reports.
+type Metadata map[string]any
+
+// Entry is one thing that happened.
+type Entry struct {
+	// Time is when the change was made, in the transaction that made it. Encoded in UTC with microseconds.
+	Time time.Time
+	Kind Kind
+	// Organization, Repository (the path in it), Tag and Policy (a UUID) say what the entry is about, and are what it
+	// can be found by. Each may be empty.
+	Organization string
+	Repository   string
+	Tag          string
+	Policy       string
+	Caller       domain.Caller
+	Metadata     Metadata
+}
+
+// Format is the version of the canonical encoding. It is final: the bytes are a leaf of the Merkle tree.
+const Format = "tidelock-audit/v1"
+
+// Record is an entry as it is stored. Leaf never changes; Personal can be erased without touching it.
+type Record struct {
+	Time         time.Time
+	Kind         Kind
+	Organization string
+	Repository   string
+	Tag          string
+	Policy       string
+	// Performer is the caller's name, by which the log can be searched.
+	Performer string
+	// Leaf is the canonical encoding: JSON by RFC 8785, personal values replaced by salted hashes.
+	Leaf []byte
+	// Personal is JSON: the salt and the values that the hashes in Leaf stand for.
+	Personal []byte
+}
+
+// Personal holds an entry's values that identify a person.
+type Personal struct {
+	// Salt is 16 random bytes in hexadecimal, new for each entry: without it a hash in the leaf tells nothing.
+	Salt string `json:"salt"`
+	// Values maps a field of the leaf ("performer", "address", "metadata.username") to its value.
+	Values map[string]string `json:"values"`
+}
+
+// personalMetadata lists the metadata that identifies a person.
+var personalMetadata = []string{"username"}
+
+// Encode turns an entry of the log with the given origin into a record.
+//
+// The leaf is the RFC 8785 (JCS) encoding of an object with the members address, format, kind, metadata, namespace,
+// origin, performer, performer_kind, repository, time, token; members with an empty value are left out, but for
+// format, kind, origin and time. A personal value v of the field f stands as "sha256:" and the hexadecimal SHA-256 of
+// salt, 0x00, f, 0x00, v.
+func Encode(origin string, e Entry) (Record, error) {
+	var salt [16]byte
+	if _, err := rand.Read(salt[:]); err != nil {
+		return Record{}, fmt.Errorf("salting an audit entry: %w", err)
+	}
+	personal := Personal{Salt: hex.EncodeToString(salt[:]), Values: map[string]string{}}
+	hide := func(field, value string) string {
+		personal.Values[field] = value
+		return HashPersonal(salt[:], field, value)
+	}
+	leaf := Metadata{
+		"format": Format,
+		"origin": origin,
+		"time":   e.Time.UTC().Format(timeFormat),
+		"kind":   string(e.Kind),
+	}
+	set := func(field, value string) {
+		if value != "" {
+			leaf[field] = value
+		}
+	}
+	set("namespace", e.Organization)
+	set("repository", e.Repository)
+	set("performer_kind", string(e.Caller.Kind))
+	set("token", e.Caller.TokenID)
+	if e.Caller.Name != "" {
+		leaf["performer"] = hide("performer", e.Caller.Name)
+	}
+	if e.Caller.Address != "" {
+		leaf["address"] = hide("address", e.Caller.Address)
+	}
+	if len(e.Metadata) > 0 {
+		metadata := e.Metadata
+		for _, field := range personalMetadata {
+			if value, ok := e.Metadata[field].(string); ok {
+				metadata = clone(metadata)
+				metadata[field] = hide("metadata."+field, value)
+			}
+		}
+		leaf["metadata"] = metadata
+	}
+	encoded, err := appendCanonical(make([]byte, 0, 512), leaf)
+	if err != nil {
+		return Record{}, fmt.Errorf("encoding a %s entry: %w", e.Kind, err)
+	}
+	values, err := json.Marshal(personal)
+	if err != nil {
+		return Record{}, fmt.Errorf("encoding the personal values of a %s entry: %w", e.Kind, err)
+	}
+	return Record{
+		Time: e.Time, Kind: e.Kind, Organization: e.Organization, Repository: e.Repository, Tag: e.Tag, Policy: e.Policy,
+		Performer: e.Caller.Name, Leaf: encoded, Personal: values,
+	}, nil
+}
+
+// timeFormat is RFC 3339 in UTC with exactly six decimals.
+const timeFormat = "2006-01-02T15:04:05.000000Z"
+
+// HashPersonal returns what stands in a leaf for a personal value.
+func HashPersonal(salt []byte, field, value string) string {
+	h := sha256.New()
+	h.Write(salt)
+	h.Write([]byte{0})
+	h.Write([]byte(field))
+	h.Write([]byte{0})
+	h.Write([]byte(value))
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// LeafHash is the hash of a leaf in the Merkle tree (RFC 6962, section 2.1).
+func LeafHash(leaf []byte) tlog.Hash { return tlog.RecordHash(leaf) }
+
+func clone(m Metadata) Metadata {
+	c := make(Metadata, len(m))
+	for k, v := range m {
+		c[k] = v
+	}
+	return c
+}
+
+// Indexed is an entry that has its place in the log.
+type Indexed struct {
+	// Index counts from 0, without gaps, in the order of commits.
+	Index int64
+	Record
+}
+
+// View is an entry as readers see it: the leaf with the personal values put back, as far as they are still there.
+type View struct {
+	Index         int64
+	Hash          tlog.Hash
+	Time          time.Time
+	Kind          Kind
+	Organization  string
+	Repository    string
+	Tag           string
+	Policy        string
+	Performer     string
+	PerformerKind domain.CallerKind
+	Address       string
+	Metadata      map[string]any
+}
+
+// Decode reads a stored entry. It reports an error for a leaf that is not of Format.
+func Decode(in Indexed) (View, error) {
+	var leaf struct {
+		Format        string         `json:"format"`
+		Kind          Kind           `json:"kind"`
+		Namespace     string         `json:"namespace"`
+		Repository    string         `json:"repository"`
+		PerformerKind string         `json:"performer_kind"`
+		Time          time.Time      `json:"time"`
+		Metadata      map[string]any `json:"metadata"`
+	}
+	if err := json.Unmarshal(in.Leaf, &leaf); err != nil {
+		return View{}, fmt.Errorf("audit entry %d: %w", in.Index, err)
+	}
+	if leaf.Format != Format {
+		return View{}, fmt.Errorf("audit entry %d: format %q is not %q", in.Index, leaf.Format, Format)
+	}
+	var personal Personal
+	if len(in.Personal) > 0 {
+		if err := json.Unmarshal(in.Personal, &personal); err != nil {
+			return View{}, fmt.Errorf("audit entry %d: personal values: %w", in.Index, err)
+		}
+	}
+	view := View{
+		Index: in.Index, Hash: LeafHash(in.Leaf), Time: leaf.Time, Kind: leaf.Kind, Organization: leaf.Namespace, Repository: leaf.Repository, Tag: in.Tag, Policy: in.Policy,
+		Performer: personal.Values["performer"], PerformerKind: domain.CallerKind(leaf.PerformerKind), Address: personal.Values["address"],
+		Metadata: leaf.Metadata,
+	}
+	if view.Metadata == nil {
+		view.Metadata = map[string]any{}
+	}
+	for _, field := range personalMetadata {
+		if value, ok := personal.Values["metadata."+field]; ok {
+			view.Metadata[field] = value
+		}
+	}
+	return view, nil
+}

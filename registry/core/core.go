@@ -1,0 +1,279 @@
+// Package core is the one writer: every change of a tag, manifest, repository, organization or policy goes through it,
+// whoever asks. It decides immutability and writes the audit entries in the transaction of the change.
+package core
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/policy"
+)
+
+// Options are the settings of the core.
+type Options struct {
+	Logger *slog.Logger
+	// Now is the clock, time.Now by default.
+	Now func() time.Time
+	// DeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes by default.
+	DeletionDelay time.Duration
+	// RefusalWindow is how long repeats of a refusal are counted into one entry; 60 seconds by default.
+	RefusalWindow time.Duration
+	// SweepBatch is how many tags one transaction of a sweep visits; 500 by default.
+	SweepBatch int
+	// RequireSync refuses writes of clients until an operator has said once that all its objects are here.
+	RequireSync bool
+}
+
+// Core decides and writes. It is safe for concurrent use.
+type Core struct {
+	store     meta.Store
+	sequencer *audit.Sequencer
+	logger    *slog.Logger
+	now       func() time.Time
+	options   Options
+	refusals  *refusals
+	wake      chan struct{}
+	origin    atomic.Pointer[string]
+	synced    atomic.Bool
+}
+
+// New makes a core on a store. Run does its background work.
+func New(store meta.Store, options Options) *Core {
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	if options.DeletionDelay == 0 {
+		options.DeletionDelay = 5 * time.Minute
+	}
+	if options.RefusalWindow == 0 {
+		options.RefusalWindow = time.Minute
+	}
+	if options.SweepBatch == 0 {
+		options.SweepBatch = 500
+	}
+	return &Core{
+		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
+		refusals: newRefusals(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
+	}
+}
+
+// Run does the background work until the context ends: it indexes the audit log, sweeps policies over their tags,
+// carries out delayed deletions and closes the windows of refusals. Before it returns, all windows are written.
+func (c *Core) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.sequencer.Run(ctx) })
+	group.Go(func() error { return c.runSweeps(ctx) })
+	group.Go(func() error { return c.runRefusals(ctx) })
+	err := group.Wait()
+	c.closeRefusals(context.WithoutCancel(ctx), true)
+	return err
+}
+
+// Ready reports whether the store answers.
+func (c *Core) Ready(ctx context.Context) error {
+	return c.read(ctx, func(r *meta.Reader) error {
+		_, err := r.Installation()
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+}
+
+// read runs fn on a snapshot. Errors that are not meant for clients come back as UNAVAILABLE.
+func (c *Core) read(ctx context.Context, fn func(*meta.Reader) error) error {
+	return forClient(c.store.Read(ctx, fn))
+}
+
+// noTime is the absence of a time.
+var noTime time.Time
+
+// timestamp is how metadata writes a time.
+const timestamp = time.RFC3339
+
+// forClient lets domain errors and the caller's own cancellation through; anything else fails closed.
+func forClient(err error) error {
+	var e *domain.Error
+	if err == nil || errors.As(err, &e) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return domain.Unavailable(err)
+}
+
+// change is one transaction with the audit entries that it will commit.
+type change struct {
+	*meta.Tx
+	caller  domain.Caller
+	now     time.Time
+	entries []audit.Entry
+	// dryRuns are what policies on a dry run would have refused of this change.
+	dryRuns []refusal
+	// wakeSweeps is set where the change queued a sweep or a deletion.
+	wakeSweeps bool
+}
+
+// log adds an entry to the transaction. The metadata gets Quay's namespace and repo.
+func (ch *change) log(kind audit.Kind, about subject, metadata audit.Metadata) {
+	ch.entries = append(ch.entries, about.entry(kind, ch.now, ch.caller, metadata))
+}
+
+// subject is what an entry is about; fields that do not apply are empty.
+type subject struct {
+	organization, repository, tag, policy string
+}
+
+func aboutTag(name domain.RepositoryName, tag string) subject {
+	return subject{organization: name.Organization, repository: name.Path, tag: tag}
+}
+
+func (s subject) entry(kind audit.Kind, now time.Time, caller domain.Caller, metadata audit.Metadata) audit.Entry {
+	if metadata == nil {
+		metadata = audit.Metadata{}
+	}
+	for field, value := range map[string]string{"namespace": s.organization, "repo": s.repository, "tag": s.tag, "policy_uuid": s.policy} {
+		if value != "" {
+			metadata[field] = value
+		}
+	}
+	return audit.Entry{Time: now, Kind: kind, Organization: s.organization, Repository: s.repository, Tag: s.tag, Policy: s.policy, Caller: caller, Metadata: metadata}
+}
+
+// write runs a client's change. A refusal undoes all of it; the entry of the refusal is committed before write returns
+// it, or, if it cannot be, the answer is UNAVAILABLE.
+func (c *Core) write(ctx context.Context, caller domain.Caller, scope meta.Scope, fn func(*change) error) error {
+	if err := c.checkSynced(ctx); err != nil {
+		return err
+	}
+	return c.writeAlways(ctx, caller, scope, fn)
+}
+
+// writeAlways is write for those who need not wait for the operator: the operator, and the registry itself.
+func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta.Scope, fn func(*change) error) error {
+	origin, err := c.logOrigin(ctx)
+	if err != nil {
+		return err
+	}
+	var done *change
+	err = c.store.Write(ctx, scope, func(tx *meta.Tx) error {
+		ch := &change{Tx: tx, caller: caller, now: c.now()}
+		if err := fn(ch); err != nil {
+			return err
+		}
+		done = ch
+		_, err := appendEntries(tx, origin, ch.entries)
+		return err
+	})
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		if err := c.recordRefusals(ctx, caller, refused.refusals); err != nil {
+			return err
+		}
+		return refused.answer
+	}
+	if err != nil {
+		return forClient(err)
+	}
+	if len(done.entries) > 0 {
+		c.sequencer.Notify()
+	}
+	if done.wakeSweeps {
+		c.wakeUp()
+	}
+	if err := c.recordRefusals(ctx, caller, done.dryRuns); err != nil {
+		// The change stands; only the report of a dry run is missing.
+		c.logger.Warn("reporting a dry run failed", "error", err)
+	}
+	return nil
+}
+
+func appendEntries(tx *meta.Tx, origin string, entries []audit.Entry) ([]int64, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	records := make([]audit.Record, len(entries))
+	for i, e := range entries {
+		var err error
+		if records[i], err = audit.Encode(origin, e); err != nil {
+			return nil, err
+		}
+	}
+	return tx.AppendAudit(records...)
+}
+
+func (c *Core) wakeUp() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// logOrigin returns the name of the audit log, made with the first write.
+func (c *Core) logOrigin(ctx context.Context) (string, error) {
+	if origin := c.origin.Load(); origin != nil {
+		return *origin, nil
+	}
+	var random [16]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return "", domain.Unavailable(err)
+	}
+	var installation meta.Installation
+	err := c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) (err error) {
+		if err = tx.InitInstallation("tidelock/"+hex.EncodeToString(random[:]), c.now()); err == nil {
+			installation, err = tx.Installation()
+		}
+		return err
+	})
+	if err != nil {
+		return "", forClient(err)
+	}
+	c.origin.Store(&installation.LogOrigin)
+	return installation.LogOrigin, nil
+}
+
+// checkSynced refuses clients' writes while a registry under an operator does not know all of its policies.
+func (c *Core) checkSynced(ctx context.Context) error {
+	if !c.options.RequireSync || c.synced.Load() {
+		return nil
+	}
+	if _, err := c.logOrigin(ctx); err != nil {
+		return err
+	}
+	return c.read(ctx, func(r *meta.Reader) error {
+		installation, err := r.Installation()
+		if err != nil {
+			return err
+		}
+		if !installation.Synced {
+			return domain.Errorf(domain.CodeUnavailable, "the registry waits for its operator to bring all policies; try again")
+		}
+		c.synced.Store(true)
+		return nil
+	})
+}
+
+// inForce reads and compiles the policies of a repository, or with an empty path of a whole organization. Any failure
+// means that it cannot be determined what is locked, and fails closed.
+func inForce(r *meta.Reader, organizationID int64, path string) (policy.Set, error) {
+	revisions, err := r.InForce(organizationID, path)
+	if err != nil {
+		return policy.Set{}, err
+	}
+	set, err := policy.NewSet(revisions)
+	if err != nil {
+		return policy.Set{}, domain.Unavailable(err)
+	}
+	return set, nil
+}

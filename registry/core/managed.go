@@ -1,0 +1,338 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/policy"
+)
+
+// PutManagedPolicy makes the registry's policy what a Kubernetes object declares. It is idempotent, and fenced: a lower
+// generation of the object than one seen before, and the UID of an object that was replaced or deleted, are STALE,
+// another cluster is OTHER_CLUSTER, a namespace without a claim is ORGANIZATION_NOT_OWNED.
+func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m ManagedPolicy) (status PolicyStatus, err error) {
+	if err := validateManaged(m); err != nil {
+		return status, err
+	}
+	// A refused claim of a policy that is here is recorded, so the refusal must not undo the transaction.
+	var refused error
+	var id string
+	err = c.writeAlways(ctx, caller, m.Scope.exclusive(), func(ch *change) error {
+		refused = nil
+		if err := ch.checkCluster(m.Cluster); err != nil {
+			return err
+		}
+		present, err := ch.fence(m)
+		if err != nil {
+			return err
+		}
+		o, err := ch.claim(m)
+		if domain.CodeOf(err) == domain.CodeOrganizationNotOwned && present != nil && present.Organization == m.Scope.Organization {
+			refused = err
+			return ch.SetPolicyLost(present.ID)
+		}
+		if err != nil {
+			return err
+		}
+		p, err := ch.putManaged(o, present, m)
+		id = p.UUID
+		return err
+	})
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return status, err
+	}
+	return c.status(ctx, func(r *meta.Reader) (domain.Policy, error) { return r.Policy(id) })
+}
+
+func validateManaged(m ManagedPolicy) error {
+	if m.Cluster == "" || m.Manager.Kind == "" || m.Manager.Namespace == "" || m.Manager.Name == "" || m.Manager.UID == "" {
+		return domain.Errorf(domain.CodeInvalid, "cluster, kind, namespace, name and uid of the managing object are required")
+	}
+	if err := domain.ValidateOrganization(m.Scope.Organization); err != nil {
+		return err
+	}
+	if m.Scope.Repository != "" {
+		if err := domain.ValidateRepositoryPath(m.Scope.Repository); err != nil {
+			return err
+		}
+	}
+	return policy.Validate(m.Spec)
+}
+
+// checkCluster accepts the first cluster that comes, and from then on no other.
+func (ch *change) checkCluster(uid string) error {
+	installation, err := ch.Installation()
+	if err != nil {
+		return err
+	}
+	switch installation.ClusterUID {
+	case uid:
+		return nil
+	case "":
+		return ch.SetCluster(uid, false)
+	}
+	return domain.Errorf(domain.CodeOtherCluster, "the registry belongs to the cluster %s, not to %s; run tidelock registry adopt-cluster to hand it over", installation.ClusterUID, uid)
+}
+
+// fence refuses a request that acts on an older state than one seen before. It returns the object's policy, nil if
+// there is none.
+func (ch *change) fence(m ManagedPolicy) (*domain.Policy, error) {
+	retired, err := ch.ManagerRetired(m.Manager.UID)
+	if err != nil {
+		return nil, err
+	}
+	if retired {
+		if !m.Rewound {
+			return nil, domain.Errorf(domain.CodeStale, "%s %s/%s with uid %s was deleted or replaced before", m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, m.Manager.UID)
+		}
+		if err := ch.ReviveManager(m.Manager.UID); err != nil {
+			return nil, err
+		}
+	}
+	p, err := ch.ManagedPolicy(m.Manager.Kind, m.Manager.Namespace, m.Manager.Name)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.Manager.UID == m.Manager.UID && m.Manager.Generation < p.Manager.Generation && !m.Rewound {
+		return nil, domain.Errorf(domain.CodeStale, "generation %d of %s %s/%s is older than %d, which is here", m.Manager.Generation, m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, p.Manager.Generation)
+	}
+	return &p, nil
+}
+
+// claim decides whether the object's namespace may manage policies in the organization, and records a new owner.
+//
+// By its name alone a namespace gets only an organization that is new, that is its own, or, in the first sync after
+// adopt-cluster, that nobody owns. Anything else needs the annotation, which admission guards; "*" never makes an owner.
+func (ch *change) claim(m ManagedPolicy) (domain.Organization, error) {
+	name, namespace := m.Scope.Organization, m.Claim.Namespace
+	byName := name == namespace.Namespace
+	annotated := slices.Contains(m.Claim.Organizations, name)
+	anywhere := slices.Contains(m.Claim.Organizations, "*")
+	o, err := ch.Organization(name)
+	if errors.Is(err, meta.ErrNotFound) {
+		switch {
+		case byName || annotated:
+			return ch.createOrganization(name, namespace)
+		case anywhere:
+			return ch.createOrganization(name, domain.Owner{})
+		}
+		return o, notOwned(name, namespace, domain.Owner{})
+	}
+	if err != nil || o.Owner == namespace {
+		return o, err
+	}
+	if byName && o.Owner.Namespace == "" && !annotated {
+		installation, err := ch.Installation()
+		if err != nil {
+			return o, err
+		}
+		annotated = installation.Adopting
+	}
+	free := o.Owner.Namespace == "" || m.Claim.Gone != nil && *m.Claim.Gone == o.Owner
+	switch {
+	case annotated && free:
+		metadata := ownerMetadata(namespace)
+		if o.Owner.Namespace != "" {
+			metadata["previous_owner_namespace"], metadata["previous_owner_uid"] = o.Owner.Namespace, o.Owner.UID
+		}
+		ch.log(audit.KindOrgOwner, subject{organization: name}, metadata)
+		o.Owner = namespace
+		return o, ch.SetOrganizationOwner(o.ID, namespace)
+	case anywhere:
+		return o, nil
+	}
+	return o, notOwned(name, namespace, o.Owner)
+}
+
+func notOwned(name string, namespace, owner domain.Owner) error {
+	e := domain.Errorf(domain.CodeOrganizationNotOwned, "namespace %s may not manage organization %s: annotate the namespace with registry.tidelock.dev/organizations: %s", namespace.Namespace, name, name)
+	if owner.Namespace != "" {
+		e = domain.Errorf(domain.CodeOrganizationNotOwned, "organization %s belongs to namespace %s; namespace %s may not manage it", name, owner.Namespace, namespace.Namespace)
+		e.Owner = &owner
+	}
+	return e
+}
+
+// putManaged creates or changes the object's policy. Another object of the same name takes over policy, holds and
+// evidence where the scope is the same; else the old policy is deleted by its reclaim policy.
+func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m ManagedPolicy) (domain.Policy, error) {
+	if present != nil && (present.OrganizationID != o.ID || present.Repository != m.Scope.Repository) {
+		replaced := present.Manager.UID != m.Manager.UID
+		if err := ch.deletePolicy(*present); err != nil {
+			return *present, err
+		}
+		if !replaced {
+			if err := ch.ReviveManager(m.Manager.UID); err != nil {
+				return *present, err
+			}
+		}
+		present = nil
+	}
+	if present == nil {
+		return ch.createPolicy(o, m.Scope.Repository, m.Spec, &m.Manager)
+	}
+	p := *present
+	metadata := audit.Metadata{}
+	if p.Manager.UID != m.Manager.UID {
+		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
+			return p, err
+		}
+		metadata["adopted_from_uid"] = p.Manager.UID
+	}
+	if !p.DeleteAt.IsZero() {
+		metadata["deletion_withdrawn"] = true
+		if err := ch.SetPolicyDeleteAt(p.ID, noTime); err != nil {
+			return p, err
+		}
+	}
+	p.Manager = &m.Manager
+	if err := ch.SetPolicyManager(p.ID, p.Manager); err != nil {
+		return p, err
+	}
+	if m.Spec == p.PolicySpec {
+		if len(metadata) > 0 {
+			ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
+		}
+		return p, nil
+	}
+	return ch.changePolicy(p, m.Spec, metadata)
+}
+
+// DeleteManagedPolicy accepts the deletion of an object: its policy stays in force for the deletion delay, in which an
+// object of the same name can take it over. It does nothing for another UID than the policy's.
+func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy) error {
+	scope, err := c.scopeOfManaged(ctx, m)
+	if err != nil {
+		return err
+	}
+	return c.writeAlways(ctx, caller, scope, func(ch *change) error {
+		if err := ch.checkCluster(cluster); err != nil {
+			return err
+		}
+		p, err := ch.ManagedPolicy(m.Kind, m.Namespace, m.Name)
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil
+		}
+		if err != nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
+			return err
+		}
+		at := ch.now.Add(c.options.DeletionDelay)
+		ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"deletion_requested": true, "delete_at": at.UTC().Format(timestamp)})
+		ch.wakeSweeps = true
+		if err := ch.RetireManager(m.UID, ch.now); err != nil {
+			return err
+		}
+		return ch.SetPolicyDeleteAt(p.ID, at)
+	})
+}
+
+func (c *Core) scopeOfManaged(ctx context.Context, m domain.ManagedBy) (scope meta.Scope, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		p, err := r.ManagedPolicy(m.Kind, m.Namespace, m.Name)
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil
+		}
+		scope = meta.Scope{Organization: p.Organization, OrganizationExclusive: true}
+		return err
+	})
+	return scope, err
+}
+
+// ManagedPolicyStatus says how far the policy of a Kubernetes object has come; NOT_FOUND if it has none.
+func (c *Core) ManagedPolicyStatus(ctx context.Context, kind, namespace, name string) (PolicyStatus, error) {
+	return c.status(ctx, func(r *meta.Reader) (domain.Policy, error) {
+		p, err := r.ManagedPolicy(kind, namespace, name)
+		if errors.Is(err, meta.ErrNotFound) {
+			err = domain.Errorf(domain.CodeNotFound, "%s %s/%s has no policy here", kind, namespace, name)
+		}
+		return p, err
+	})
+}
+
+// PolicyManagers finds the Kubernetes objects that manage policies, deleted ones too. Policies without one are absent.
+func (c *Core) PolicyManagers(ctx context.Context, uuids []string) (map[string]*domain.ManagedBy, error) {
+	managers := map[string]*domain.ManagedBy{}
+	err := c.read(ctx, func(r *meta.Reader) error {
+		for _, id := range uuids {
+			p, err := r.Policy(id)
+			if err != nil && !errors.Is(err, meta.ErrNotFound) {
+				return err
+			}
+			if err == nil && p.Manager != nil {
+				managers[id] = p.Manager
+			}
+		}
+		return nil
+	})
+	return managers, err
+}
+
+// Synced records that every object of the operator is here, or was refused for good. Policies whose object is not
+// among those present are orphaned: in force, and for their organization to adopt or delete.
+func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error {
+	here := map[domain.ManagedBy]bool{}
+	for _, m := range present {
+		here[domain.ManagedBy{Kind: m.Kind, Namespace: m.Namespace, Name: m.Name, UID: m.UID}] = true
+	}
+	err := c.writeAlways(ctx, caller, meta.Scope{}, func(ch *change) error {
+		if err := ch.checkCluster(cluster); err != nil {
+			return err
+		}
+		policies, err := ch.ManagedPolicies()
+		if err != nil {
+			return err
+		}
+		for _, p := range policies {
+			m := *p.Manager
+			m.Generation = 0
+			if here[m] || p.Orphaned || !p.DeleteAt.IsZero() {
+				continue
+			}
+			if err := ch.SetPolicyOrphaned(p.ID, true); err != nil {
+				return err
+			}
+			ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"orphaned": true})
+		}
+		return ch.SetSynced()
+	})
+	if err == nil {
+		c.synced.Store(true)
+	}
+	return err
+}
+
+// AdoptCluster hands the registry over to another cluster: its operator may put its objects, and in its first sync its
+// namespaces take over organizations by name.
+func (c *Core) AdoptCluster(ctx context.Context, caller domain.Caller, cluster string) error {
+	if cluster == "" {
+		return domain.Errorf(domain.CodeInvalid, "the UID of the cluster's kube-system namespace is required")
+	}
+	err := c.writeAlways(ctx, caller, meta.Scope{}, func(ch *change) error {
+		before, err := ch.Installation()
+		if err != nil {
+			return err
+		}
+		ch.log(audit.KindAdoptCluster, subject{}, audit.Metadata{"cluster_uid": cluster, "previous_cluster_uid": before.ClusterUID})
+		if err := ch.SetCluster(cluster, true); err != nil {
+			return err
+		}
+		if err := ch.ForgetRetiredManagers(); err != nil {
+			return err
+		}
+		return ch.DisownOrganizations()
+	})
+	if err == nil {
+		c.synced.Store(false)
+	}
+	return err
+}

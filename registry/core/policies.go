@@ -1,0 +1,428 @@
+package core
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/policy"
+)
+
+func (s Scope) exclusive() meta.Scope {
+	return meta.Scope{Organization: s.Organization, OrganizationExclusive: true}
+}
+
+// find checks that the scope's organization, and for a client its repository, are there.
+func (s Scope) find(r *meta.Reader) (domain.Organization, error) {
+	o, err := organization(r, s.Organization)
+	if err == nil && s.Repository != "" {
+		_, err = repository(r, domain.RepositoryName{Organization: s.Organization, Path: s.Repository})
+	}
+	return o, err
+}
+
+// findPolicy finds a live policy of the scope.
+func (s Scope) findPolicy(r *meta.Reader, id string) (domain.Policy, error) {
+	o, err := s.find(r)
+	if err != nil {
+		return domain.Policy{}, err
+	}
+	p, err := r.Policy(id)
+	if errors.Is(err, meta.ErrNotFound) || err == nil && (p.Deleted || p.OrganizationID != o.ID || p.Repository != s.Repository) {
+		return p, policyUnknown(id)
+	}
+	return p, err
+}
+
+func policyUnknown(id string) error {
+	return domain.Errorf(domain.CodeNotFound, "immutability policy %s does not exist here", id)
+}
+
+// managedError refuses a change by the REST API of what a Kubernetes object manages.
+func managedError(p domain.Policy) error {
+	return domain.Errorf(domain.CodeManagedByResource, "immutability policy %s is managed by %s %s/%s; change that object", p.UUID, p.Manager.Kind, p.Manager.Namespace, p.Manager.Name)
+}
+
+// CreatePolicy makes a policy, which is in force when it returns. The same pattern twice in a scope is INVALID.
+func (c *Core) CreatePolicy(ctx context.Context, caller domain.Caller, scope Scope, spec domain.PolicySpec) (created domain.Policy, err error) {
+	if err := policy.Validate(spec); err != nil {
+		return created, err
+	}
+	err = c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
+		o, err := scope.find(&ch.Reader)
+		if err != nil {
+			return err
+		}
+		if err := ch.checkDuplicate(o.ID, scope.Repository, spec, 0); err != nil {
+			return err
+		}
+		created, err = ch.createPolicy(o, scope.Repository, spec, nil)
+		return err
+	})
+	return created, err
+}
+
+// checkDuplicate refuses a pattern that another policy of the scope has already.
+func (ch *change) checkDuplicate(organizationID int64, path string, spec domain.PolicySpec, except int64) error {
+	policies, err := ch.Policies(organizationID, path)
+	if err != nil {
+		return err
+	}
+	for _, p := range policies {
+		if p.ID != except && p.TagPattern == spec.TagPattern {
+			return domain.Errorf(domain.CodeInvalid, "A policy with the same tag_pattern already exists")
+		}
+	}
+	return nil
+}
+
+func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, manager *domain.ManagedBy) (domain.Policy, error) {
+	present, err := ch.Policies(o.ID, path)
+	if err != nil {
+		return domain.Policy{}, err
+	}
+	if len(present) >= domain.MaxPoliciesPerScope {
+		return domain.Policy{}, domain.Errorf(domain.CodeInvalid, "there are %d policies here already, the most that is allowed; delete one, or join patterns with |", len(present))
+	}
+	p := domain.Policy{
+		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, Repository: path, Revision: 1, PolicySpec: spec, CreatedAt: ch.now,
+	}
+	if p.ID, err = ch.InsertPolicy(p); err != nil {
+		return p, err
+	}
+	if err := ch.InsertRevision(p, ch.now); err != nil {
+		return p, err
+	}
+	if manager != nil {
+		p.Manager = manager
+		if err := ch.SetPolicyManager(p.ID, manager); err != nil {
+			return p, err
+		}
+	}
+	ch.logPolicy(audit.KindCreatePolicy, p, specMetadata("", spec))
+	if spec.EnforcementMode == domain.Enforce {
+		return p, ch.queueSweep(p.ID, p.Revision, SweepApply)
+	}
+	return p, nil
+}
+
+// logPolicy adds the entry of a policy's revision.
+func (ch *change) logPolicy(kind audit.Kind, p domain.Policy, metadata audit.Metadata) {
+	metadata["revision"] = p.Revision
+	metadata["policy_pattern"] = p.TagPattern
+	metadata["policy_scope"] = string(p.Scope())
+	if p.Manager != nil {
+		metadata["managed_by"] = audit.Metadata{"kind": p.Manager.Kind, "namespace": p.Manager.Namespace, "name": p.Manager.Name, "uid": p.Manager.UID, "generation": p.Manager.Generation}
+	}
+	ch.log(kind, subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}, metadata)
+}
+
+func specMetadata(prefix string, spec domain.PolicySpec) audit.Metadata {
+	return audit.Metadata{
+		prefix + "tag_pattern": spec.TagPattern, prefix + "tag_pattern_matches": spec.TagPatternMatches,
+		prefix + "enforcement_mode": string(spec.EnforcementMode), prefix + "reclaim_policy": string(spec.ReclaimPolicy),
+	}
+}
+
+func (ch *change) queueSweep(policyID, revision int64, kind SweepKind) error {
+	ch.wakeSweeps = true
+	return ch.InsertSweep(meta.Sweep{PolicyID: policyID, Revision: revision, Kind: string(kind), CreatedAt: ch.now})
+}
+
+// UpdatePolicy replaces a policy's spec. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE.
+func (c *Core) UpdatePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string, spec domain.PolicySpec) (updated domain.Policy, err error) {
+	if err := policy.Validate(spec); err != nil {
+		return updated, err
+	}
+	err = c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
+		p, err := scope.findPolicy(&ch.Reader, id)
+		if err != nil {
+			return err
+		}
+		if p.Manager != nil {
+			return managedError(p)
+		}
+		if err := ch.checkDuplicate(p.OrganizationID, p.Repository, spec, p.ID); err != nil {
+			return err
+		}
+		updated, err = ch.changePolicy(p, spec, audit.Metadata{})
+		return err
+	})
+	return updated, err
+}
+
+// changePolicy makes a new revision, in force at once. Under Retain, what the old one locked stays locked: as a closing
+// revision until the sweep has placed its holds.
+func (ch *change) changePolicy(p domain.Policy, spec domain.PolicySpec, metadata audit.Metadata) (domain.Policy, error) {
+	old := p
+	if spec == old.PolicySpec {
+		return p, nil
+	}
+	p.Revision++
+	p.PolicySpec = spec
+	coverage := spec.TagPattern != old.TagPattern || spec.TagPatternMatches != old.TagPatternMatches || spec.EnforcementMode != old.EnforcementMode
+	if err := ch.retireRevision(old, coverage && spec.ReclaimPolicy == domain.Retain); err != nil {
+		return p, err
+	}
+	if err := ch.InsertRevision(p, ch.now); err != nil {
+		return p, err
+	}
+	for field, value := range specMetadata("", spec) {
+		metadata[field] = value
+	}
+	for field, value := range specMetadata("previous_", old.PolicySpec) {
+		metadata[field] = value
+	}
+	ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
+	if spec.EnforcementMode == domain.Enforce {
+		if err := ch.queueSweep(p.ID, p.Revision, SweepApply); err != nil {
+			return p, err
+		}
+	}
+	if spec.ReclaimPolicy == domain.Release {
+		return p, ch.queueSweep(p.ID, p.Revision, SweepRelease)
+	}
+	return p, nil
+}
+
+// retireRevision ends a policy's current revision. A closing one keeps its tags locked until its sweep is done.
+func (ch *change) retireRevision(p domain.Policy, closing bool) error {
+	if !closing || p.EnforcementMode != domain.Enforce {
+		return ch.SetRevisionState(p.ID, p.Revision, domain.RevisionPast, 0)
+	}
+	bound, err := ch.MaxTagID()
+	if err != nil {
+		return err
+	}
+	if err := ch.SetRevisionState(p.ID, p.Revision, domain.RevisionClosing, bound); err != nil {
+		return err
+	}
+	return ch.queueSweep(p.ID, p.Revision, SweepClose)
+}
+
+// DeletePolicy withdraws a policy at once; its reclaim policy says what becomes of its holds.
+func (c *Core) DeletePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string) error {
+	return c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
+		p, err := scope.findPolicy(&ch.Reader, id)
+		if err != nil {
+			return err
+		}
+		if p.Manager != nil && !p.Orphaned {
+			return managedError(p)
+		}
+		return ch.deletePolicy(p)
+	})
+}
+
+func (ch *change) deletePolicy(p domain.Policy) error {
+	retain := p.ReclaimPolicy == domain.Retain || p.Lost
+	if err := ch.retireRevision(p, retain); err != nil {
+		return err
+	}
+	if p.Manager != nil {
+		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
+			return err
+		}
+	}
+	metadata := specMetadata("", p.PolicySpec)
+	if p.Lost {
+		metadata["reclaim_policy"] = string(domain.Retain)
+	}
+	ch.logPolicy(audit.KindDeletePolicy, p, metadata)
+	if err := ch.SetPolicyDeleted(p.ID); err != nil || retain {
+		return err
+	}
+	return ch.queueSweep(p.ID, p.Revision, SweepRelease)
+}
+
+// ReleasePolicy removes the holds of tags that the policy does not cover now, and returns how many there were. It works
+// for policies that a Kubernetes object manages and for deleted ones too.
+func (c *Core) ReleasePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string) (released int, err error) {
+	var last int64
+	for done := false; !done; {
+		err := c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
+			o, err := organization(&ch.Reader, scope.Organization)
+			if err != nil {
+				return err
+			}
+			p, err := ch.Policy(id)
+			if errors.Is(err, meta.ErrNotFound) || err == nil && (p.OrganizationID != o.ID || p.Repository != scope.Repository) {
+				return policyUnknown(id)
+			}
+			if err != nil {
+				return err
+			}
+			batch, err := ch.releaseBatch(p, last, c.options.SweepBatch, audit.TriggerManual)
+			if err != nil {
+				return err
+			}
+			released += len(batch.changed)
+			last, done = batch.last, batch.end
+			return nil
+		})
+		if err != nil {
+			return released, err
+		}
+	}
+	return released, nil
+}
+
+// AdoptPolicy turns an orphaned policy into one of the REST API.
+func (c *Core) AdoptPolicy(ctx context.Context, caller domain.Caller, scope Scope, id string) error {
+	return c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
+		p, err := scope.findPolicy(&ch.Reader, id)
+		if err != nil {
+			return err
+		}
+		if !p.Orphaned {
+			return domain.Errorf(domain.CodeConflict, "immutability policy %s is not orphaned", id)
+		}
+		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
+			return err
+		}
+		ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"adopted": true})
+		return ch.SetPolicyManager(p.ID, nil)
+	})
+}
+
+// Policies lists the live policies of an organization, or of a repository.
+func (c *Core) Policies(ctx context.Context, scope Scope) (list []domain.Policy, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		o, err := scope.find(r)
+		if err != nil {
+			return err
+		}
+		list, err = r.Policies(o.ID, scope.Repository)
+		return err
+	})
+	return list, err
+}
+
+// Policy finds a live policy of the scope.
+func (c *Core) Policy(ctx context.Context, scope Scope, id string) (p domain.Policy, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		p, err = scope.findPolicy(r, id)
+		return err
+	})
+	return p, err
+}
+
+// Preview says what a policy would mean for the tags that are there. A scope that does not exist yet has none.
+func (c *Core) Preview(ctx context.Context, scope Scope, spec domain.PolicySpec) (coverage Coverage, err error) {
+	matcher, err := policy.NewMatcher(spec)
+	if err != nil {
+		return coverage, err
+	}
+	err = c.read(ctx, func(r *meta.Reader) error {
+		o, err := r.Organization(scope.Organization)
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		set, err := inForce(r, o.ID, scope.Repository)
+		if err != nil {
+			return err
+		}
+		coverage, err = measure(r, set, o.ID, scope.Repository, matcher, 0)
+		return err
+	})
+	return coverage, err
+}
+
+// measure counts a policy's coverage over all tags of its scope. A policy id of 0 is a policy that is not stored.
+func measure(r *meta.Reader, others policy.Set, organizationID int64, path string, matcher policy.Matcher, policyID int64) (Coverage, error) {
+	var coverage Coverage
+	err := r.ScanTags(organizationID, path, policyID, func(t meta.ScannedTag) error {
+		coverage.Total++
+		if !matcher.Covers(t.Name) {
+			return nil
+		}
+		coverage.Covered++
+		if len(coverage.Sample) < domain.LockSample {
+			coverage.Sample = append(coverage.Sample, t.Repository+":"+t.Name)
+		}
+		held := t.Held
+		if policyID == 0 {
+			held = 0 // there, 0 asked for holds by hand
+		}
+		coverage.Held += held
+		if t.Holds > held || others.Locking(t.Repository, t.ID, t.Name) != nil {
+			coverage.Locked++
+		}
+		return nil
+	})
+	return coverage, err
+}
+
+// PolicyStatus says how far a live policy has come.
+func (c *Core) PolicyStatus(ctx context.Context, scope Scope, id string) (PolicyStatus, error) {
+	return c.status(ctx, func(r *meta.Reader) (domain.Policy, error) { return scope.findPolicy(r, id) })
+}
+
+// status reads a policy's status, with the indices of entries that were committed before.
+func (c *Core) status(ctx context.Context, find func(*meta.Reader) (domain.Policy, error)) (status PolicyStatus, err error) {
+	if err := c.syncLog(ctx); err != nil {
+		return status, err
+	}
+	err = c.read(ctx, func(r *meta.Reader) error {
+		p, err := find(r)
+		if err != nil {
+			return err
+		}
+		status, err = policyStatus(r, p)
+		return err
+	})
+	return status, err
+}
+
+func policyStatus(r *meta.Reader, p domain.Policy) (status PolicyStatus, err error) {
+	status.Policy = p
+	set, err := inForce(r, p.OrganizationID, p.Repository)
+	if err != nil {
+		return status, err
+	}
+	matcher, err := policy.NewMatcher(p.PolicySpec)
+	if err != nil {
+		return status, err
+	}
+	if status.Coverage, err = measure(r, set.Without(p.ID, p.Revision), p.OrganizationID, p.Repository, matcher, p.ID); err != nil {
+		return status, err
+	}
+	if status.Holds, err = r.CountHolds(p.ID); err != nil {
+		return status, err
+	}
+	if p.EnforcementMode == domain.Enforce {
+		status.Pending = status.Covered - status.Held
+	} else {
+		status.WouldLock = status.Covered - status.Locked
+	}
+	open, err := r.OpenSweepsOfPolicy(p.ID)
+	if err != nil {
+		return status, err
+	}
+	status.Swept = len(open) == 0
+	stored, err := r.SweepsOfPolicy(p.ID, 5)
+	if err != nil {
+		return status, err
+	}
+	for _, s := range stored {
+		sweep := Sweep{
+			ID: s.ID, PolicyID: s.PolicyID, Revision: s.Revision, Kind: SweepKind(s.Kind), State: s.State, CreatedAt: s.CreatedAt, StartedAt: s.StartedAt, FinishedAt: s.FinishedAt,
+			Total: s.Total, Examined: s.Examined, Changed: s.Changed,
+		}
+		if sweep.FirstIndex, err = r.AuditIndex(s.FirstEntry); err != nil {
+			return status, err
+		}
+		if sweep.LastIndex, err = r.AuditIndex(s.LastEntry); err != nil {
+			return status, err
+		}
+		status.Sweeps = append(status.Sweeps, sweep)
+	}
+	return status, nil
+}

@@ -1,0 +1,284 @@
+package core
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+// refusal is an attempt that a lock refused, or that a policy on a dry run would have refused.
+type refusal struct {
+	kind      audit.Kind
+	operation string
+	about     subject
+	metadata  audit.Metadata
+	// attempted is the digest that the caller wanted, empty for a delete.
+	attempted string
+}
+
+func newRefusal(kind audit.Kind, operation string, about subject, lock *domain.LockError, attempted, reason string) refusal {
+	metadata := audit.Metadata{"operation": operation, "reason": reason}
+	if lock.Digest != "" {
+		metadata["manifest_digest"] = lock.Digest.String()
+	}
+	if attempted != "" {
+		metadata["attempted_digest"] = attempted
+	}
+	if lock.Count > len(lock.Tags) {
+		metadata["locked_tags_count"] = lock.Count
+	}
+	if lock.Policy != nil {
+		about.policy = lock.Policy.UUID
+		metadata["policy_pattern"] = lock.Policy.Pattern
+		metadata["policy_scope"] = string(lock.Policy.Scope)
+	}
+	return refusal{kind: kind, operation: operation, about: about, metadata: metadata, attempted: attempted}
+}
+
+// Limits of the windows in which repeats are counted.
+const (
+	// refusalWindowsPerCaller is how many windows a caller may have open before it gets one for each repository.
+	refusalWindowsPerCaller = 100
+	// refusalDigests is how many attempted digests a closing entry lists.
+	refusalDigests = 10
+	// refusalTags bounds the tags that the window of a repository counts one by one.
+	refusalTags = 1000
+)
+
+// windowKey is what makes two refusals repeats of one another. A window of a whole repository has no tag and policy.
+type windowKey struct {
+	caller               domain.Caller
+	kind                 audit.Kind
+	operation            string
+	organization, path   string
+	tag, policy          string
+	wholeRepositoryCount bool
+}
+
+// window counts the repeats of a refusal whose first entry is in the log.
+type window struct {
+	key     windowKey
+	about   subject
+	opened  time.Time
+	first   string // the hash of the first entry
+	count   int64
+	from    time.Time
+	to      time.Time
+	digests []string
+	tags    map[string]int64
+	// ready is closed once the first entry is committed, or failed.
+	ready chan struct{}
+	err   error
+}
+
+// refusals are the open windows of this process.
+type refusals struct {
+	length time.Duration
+	now    func() time.Time
+
+	mu      sync.Mutex
+	windows map[windowKey]*window
+	callers map[domain.Caller]int
+}
+
+func newRefusals(length time.Duration, now func() time.Time) *refusals {
+	return &refusals{length: length, now: now, windows: map[windowKey]*window{}, callers: map[domain.Caller]int{}}
+}
+
+// enter returns the window of a refusal, and whether the caller opened it and must write the first entry.
+func (s *refusals) enter(caller domain.Caller, r refusal) (w *window, first bool) {
+	caller.TokenID = "" // another credential of the same caller is no other caller
+	key := windowKey{caller: caller, kind: r.kind, operation: r.operation, organization: r.about.organization, path: r.about.repository, tag: r.about.tag, policy: r.about.policy}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	w, ok := s.windows[key]
+	if !ok && s.callers[caller] >= refusalWindowsPerCaller {
+		key.tag, key.policy, key.wholeRepositoryCount = "", "", true
+		w, ok = s.windows[key]
+	}
+	if !ok {
+		w = &window{key: key, about: r.about, opened: now, ready: make(chan struct{})}
+		s.windows[key] = w
+		s.callers[caller]++
+		return w, true
+	}
+	if w.count == 0 {
+		w.from = now
+	}
+	w.count++
+	w.to = now
+	if r.attempted != "" && len(w.digests) < refusalDigests && !slices.Contains(w.digests, r.attempted) {
+		w.digests = append(w.digests, r.attempted)
+	}
+	if key.wholeRepositoryCount {
+		if w.tags == nil {
+			w.tags = map[string]int64{}
+		}
+		if _, known := w.tags[r.about.tag]; known || len(w.tags) < refusalTags {
+			w.tags[r.about.tag]++
+		}
+	}
+	return w, false
+}
+
+// leave removes windows and returns them: those that are over, or all.
+func (s *refusals) leave(all bool) []*window {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var over []*window
+	for key, w := range s.windows {
+		select {
+		case <-w.ready:
+		default:
+			continue
+		}
+		if all || w.err != nil || s.now().Sub(w.opened) >= s.length {
+			s.remove(key)
+			if w.err == nil && w.count > 0 {
+				over = append(over, w)
+			}
+		}
+	}
+	slices.SortFunc(over, func(a, b *window) int { return a.opened.Compare(b.opened) })
+	return over
+}
+
+func (s *refusals) remove(key windowKey) {
+	delete(s.windows, key)
+	if s.callers[key.caller]--; s.callers[key.caller] <= 0 {
+		delete(s.callers, key.caller)
+	}
+}
+
+// recordRefusals writes the first entry of each refusal, or counts a repeat. It returns once the entries are
+// committed; an error means that the evidence could not be written.
+func (c *Core) recordRefusals(ctx context.Context, caller domain.Caller, list []refusal) error {
+	if len(list) == 0 {
+		return nil
+	}
+	// The answer must not go out without its entry, so the entry does not depend on the client staying.
+	ctx = context.WithoutCancel(ctx)
+	var opened, waited []*window
+	var entries []audit.Entry
+	dryRuns := map[string]int64{}
+	for _, r := range list {
+		w, first := c.refusals.enter(caller, r)
+		if !first {
+			waited = append(waited, w)
+			continue
+		}
+		opened = append(opened, w)
+		entries = append(entries, r.about.entry(r.kind, c.now(), caller, r.metadata))
+		if r.kind == audit.KindDryRun {
+			dryRuns[r.about.policy]++
+		}
+	}
+	var err error
+	if len(opened) > 0 {
+		var hashes []string
+		hashes, err = c.appendRefusals(ctx, entries, dryRuns)
+		for i, w := range opened {
+			if w.err = err; err == nil {
+				w.first = hashes[i]
+			}
+			close(w.ready)
+		}
+	}
+	for _, w := range waited {
+		<-w.ready
+		if w.err != nil {
+			err = w.err
+		}
+	}
+	return err
+}
+
+// appendRefusals commits entries of refusals with what dry runs count, and returns the hashes of the entries.
+func (c *Core) appendRefusals(ctx context.Context, entries []audit.Entry, dryRuns map[string]int64) ([]string, error) {
+	origin, err := c.logOrigin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	records := make([]audit.Record, len(entries))
+	hashes := make([]string, len(entries))
+	for i, e := range entries {
+		if records[i], err = audit.Encode(origin, e); err != nil {
+			return nil, domain.Unavailable(err)
+		}
+		hash := audit.LeafHash(records[i].Leaf)
+		hashes[i] = hash.String()
+	}
+	err = c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
+		for uuid, n := range dryRuns {
+			if err := tx.CountWouldRefuse(uuid, n); err != nil {
+				return err
+			}
+		}
+		_, err := tx.AppendAudit(records...)
+		return err
+	})
+	if err != nil {
+		return nil, forClient(err)
+	}
+	c.sequencer.Notify()
+	return hashes, nil
+}
+
+// runRefusals closes windows when they are over.
+func (c *Core) runRefusals(ctx context.Context) error {
+	ticker := time.NewTicker(min(time.Second, c.options.RefusalWindow))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			c.closeRefusals(ctx, false)
+		}
+	}
+}
+
+// closeRefusals writes the closing entries of windows that are over, or of all.
+func (c *Core) closeRefusals(ctx context.Context, all bool) {
+	var entries []audit.Entry
+	dryRuns := map[string]int64{}
+	for _, w := range c.refusals.leave(all) {
+		entries = append(entries, w.closing(c.now()))
+		if w.key.kind == audit.KindDryRun {
+			dryRuns[w.about.policy] += w.count
+		}
+	}
+	if len(entries) == 0 {
+		return
+	}
+	if _, err := c.appendRefusals(ctx, entries, dryRuns); err != nil {
+		c.logger.Error("counts of repeated refusals were lost", "windows", len(entries), "error", err)
+	}
+}
+
+// closing is the entry that says how often a refusal was repeated.
+func (w *window) closing(now time.Time) audit.Entry {
+	metadata := audit.Metadata{
+		"operation": w.key.operation, "repeat_of": w.first, "count": w.count,
+		"first_time": w.from.UTC().Format(time.RFC3339), "last_time": w.to.UTC().Format(time.RFC3339),
+	}
+	if len(w.digests) > 0 {
+		metadata["attempted_digests"] = w.digests
+	}
+	about := w.about
+	if w.key.wholeRepositoryCount {
+		about.tag, about.policy = "", ""
+		tags := audit.Metadata{}
+		for tag, n := range w.tags {
+			tags[tag] = n
+		}
+		metadata["tags"] = tags
+	}
+	return about.entry(w.key.kind, now, w.key.caller, metadata)
+}

@@ -1,0 +1,225 @@
+package core_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/core"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/sqlite"
+)
+
+func TestCore(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "core")
+}
+
+// engines are the stores that every behaviour is tested on.
+var engines = map[string]func(dir string) meta.Store{
+	"sqlite": func(dir string) meta.Store {
+		store, err := sqlite.Open(context.Background(), filepath.Join(dir, "tidelock.db"), quiet)
+		Expect(err).NotTo(HaveOccurred())
+		return store
+	},
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// eachEngine declares specs for every engine.
+func eachEngine(text string, specs func(h *harness)) bool {
+	return Describe(text, func() {
+		for name, open := range engines {
+			Context("on "+name, func() {
+				h := &harness{open: open}
+				BeforeEach(h.start)
+				AfterEach(h.stop)
+				specs(h)
+			})
+		}
+	})
+}
+
+// clock is a clock that tests move.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(time.Microsecond) // no two readings are the same
+	return c.now
+}
+
+func (c *clock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+var (
+	alice    = domain.Caller{Name: "alice", Kind: domain.CallerUser, Address: "192.0.2.7"}
+	operator = domain.Caller{Name: "operator", Kind: domain.CallerOperator}
+	app      = domain.RepositoryName{Organization: "team-a", Path: "app"}
+	releases = spec(`v.*`)
+)
+
+func spec(pattern string) domain.PolicySpec {
+	return domain.PolicySpec{TagPattern: pattern, TagPatternMatches: true, EnforcementMode: domain.Enforce, ReclaimPolicy: domain.Retain}
+}
+
+// harness is a core with its background work on a store of its own.
+type harness struct {
+	open    func(dir string) meta.Store
+	dir     string
+	options core.Options
+	clock   *clock
+
+	*core.Core
+	store  meta.Store
+	cancel context.CancelFunc
+	done   chan error
+	n      int
+}
+
+func (h *harness) start() {
+	h.dir, h.clock, h.n = GinkgoT().TempDir(), &clock{now: time.Date(2026, 3, 6, 10, 0, 0, 0, time.UTC)}, 0
+	h.options = core.Options{}
+	h.run()
+}
+
+// run opens the store and starts a core on it.
+func (h *harness) run() {
+	h.store = h.open(h.dir)
+	h.options.Logger, h.options.Now = quiet, h.clock.Now
+	h.Core = core.New(h.store, h.options)
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel, h.done = cancel, make(chan error, 1)
+	go func(c *core.Core, done chan error) { done <- c.Run(ctx) }(h.Core, h.done)
+}
+
+func (h *harness) stop() {
+	h.cancel()
+	Eventually(h.done).WithTimeout(10 * time.Second).Should(Receive(BeNil()))
+	Expect(h.store.Close()).To(Succeed())
+}
+
+// with restarts the core with other options.
+func (h *harness) with(change func(*core.Options)) {
+	h.stop()
+	change(&h.options)
+	h.run()
+}
+
+var ctx = context.Background()
+
+// push stores a new image under a tag.
+func (h *harness) push(name domain.RepositoryName, tag string) (digest.Digest, error) {
+	h.n++
+	return h.pushContent(name, tag, fmt.Sprintf(`{"image":%d}`, h.n))
+}
+
+func (h *harness) pushContent(name domain.RepositoryName, tag, content string) (digest.Digest, error) {
+	return h.put(name, tag, manifest(content))
+}
+
+func manifest(content string) domain.Manifest {
+	return domain.Manifest{
+		Digest: digest.FromString(content), MediaType: "application/vnd.oci.image.manifest.v1+json", Size: int64(len(content)), Content: []byte(content),
+	}
+}
+
+// put stores a manifest under a tag, or with an empty tag under its digest.
+func (h *harness) put(name domain.RepositoryName, tag string, m domain.Manifest) (digest.Digest, error) {
+	ref := domain.Reference{Tag: tag}
+	if tag == "" {
+		ref.Digest = m.Digest
+	}
+	result, err := h.PutManifest(ctx, alice, name, core.Push{Reference: ref, Manifest: m, Create: core.CreateOrganization})
+	return result.Digest, err
+}
+
+func (h *harness) mustPush(name domain.RepositoryName, tag string) digest.Digest {
+	GinkgoHelper()
+	d, err := h.push(name, tag)
+	Expect(err).NotTo(HaveOccurred())
+	return d
+}
+
+// tag returns the digest of a tag, or empty.
+func (h *harness) tag(name domain.RepositoryName, tag string) digest.Digest {
+	GinkgoHelper()
+	m, err := h.Manifest(ctx, name, domain.Reference{Tag: tag}, false)
+	if domain.CodeOf(err) == domain.CodeManifestUnknown {
+		return ""
+	}
+	Expect(err).NotTo(HaveOccurred())
+	return m.Digest
+}
+
+// swept waits until a policy has no sweep left.
+func (h *harness) swept(scope core.Scope, id string) core.PolicyStatus {
+	GinkgoHelper()
+	var status core.PolicyStatus
+	Eventually(func(g Gomega) {
+		var err error
+		status, err = h.PolicyStatus(ctx, scope, id)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(status.Swept).To(BeTrue())
+	}).WithTimeout(20 * time.Second).WithPolling(5 * time.Millisecond).Should(Succeed())
+	return status
+}
+
+// quiet waits until no sweep at all is open.
+func (h *harness) idle() {
+	GinkgoHelper()
+	Eventually(func(g Gomega) {
+		g.Expect(h.store.Read(ctx, func(r *meta.Reader) error {
+			open, err := r.OpenSweeps(1)
+			g.Expect(open).To(BeEmpty())
+			return err
+		})).To(Succeed())
+	}).WithTimeout(20 * time.Second).WithPolling(5 * time.Millisecond).Should(Succeed())
+}
+
+// entries returns the log, the oldest first, of the given kinds or of all.
+func (h *harness) entries(kinds ...audit.Kind) []audit.View {
+	GinkgoHelper()
+	views, err := h.Log(ctx, audit.Query{Kinds: kinds, After: -1, Ascending: true, Limit: 1_000_000})
+	Expect(err).NotTo(HaveOccurred())
+	return views
+}
+
+func (h *harness) locked(name domain.RepositoryName, tag string) bool {
+	GinkgoHelper()
+	views, err := h.ListTags(ctx, name, core.TagQuery{Tag: tag})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(views).To(HaveLen(1))
+	return views[0].Immutable
+}
+
+func (h *harness) mustCreate(scope core.Scope, spec domain.PolicySpec) domain.Policy {
+	GinkgoHelper()
+	p, err := h.CreatePolicy(ctx, alice, scope, spec)
+	Expect(err).NotTo(HaveOccurred())
+	return p
+}
+
+var teamA = core.Scope{Organization: "team-a"}
+
+// haveCode matches an error with a code.
+func haveCode(code domain.Code) OmegaMatcher {
+	return WithTransform(domain.CodeOf, Equal(code))
+}

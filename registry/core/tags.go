@@ -1,0 +1,366 @@
+package core
+
+import (
+	"context"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/policy"
+)
+
+// findTag finds a live tag, nil if there is none.
+func (ch *change) findTag(repo domain.Repository, name string) (*domain.Tag, error) {
+	tag, err := ch.Tag(repo.ID, name)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, nil
+	}
+	return &tag, err
+}
+
+// tagPlan is a decided change of a tag: nothing forbids it.
+type tagPlan struct {
+	repo domain.Repository
+	// tag is nil for a tag that is to be created.
+	tag  *domain.Tag
+	name string
+	set  policy.Set
+}
+
+// planTag decides whether a tag may come to point to a digest. It changes nothing.
+func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, to digest.Digest, operation string) (tagPlan, error) {
+	plan := tagPlan{repo: repo, tag: tag, name: name}
+	if name == "" {
+		return plan, nil
+	}
+	var err error
+	if plan.set, err = inForce(&ch.Reader, repo.OrganizationID, repo.Name.Path); err != nil || tag == nil {
+		return plan, err
+	}
+	lock, err := lockOf(&ch.Reader, plan.set, repo.Name.Path, *tag)
+	if err != nil {
+		return plan, err
+	}
+	if lock != nil {
+		return plan, refuse(audit.KindPushFailed, operation, repo.Name, lock, to.String())
+	}
+	ch.reportDryRun(plan.set, repo, *tag, operation, to.String())
+	return plan, nil
+}
+
+// reportDryRun notes what policies on a dry run would have refused.
+func (ch *change) reportDryRun(set policy.Set, repo domain.Repository, tag domain.Tag, operation, attempted string) {
+	for _, r := range set.DryRun(repo.Name.Path, tag.Name) {
+		lock := &domain.LockError{Tags: []string{tag.Name}, Count: 1, Digest: tag.Digest, Policy: r.Ref()}
+		ch.dryRuns = append(ch.dryRuns, newRefusal(audit.KindDryRun, operation, aboutTag(repo.Name, tag.Name), lock, attempted, domain.Immutable(operation, lock).Message))
+	}
+}
+
+// setTag carries out a plan: it creates or moves the tag, with the entry of the given kind. A tag that comes to be gets
+// a hold and an entry for each policy that covers it.
+func (ch *change) setTag(plan tagPlan, to domain.Manifest, create, move audit.Kind) error {
+	about := aboutTag(plan.repo.Name, plan.name)
+	if plan.tag != nil {
+		ch.log(move, about, audit.Metadata{"manifest_digest": to.Digest.String(), "original_manifest_digest": plan.tag.Digest.String()})
+		return ch.MoveTag(*plan.tag, to.ID, ch.now)
+	}
+	id, err := ch.InsertTag(plan.repo.ID, plan.name, to.ID, ch.now)
+	if err != nil {
+		return err
+	}
+	ch.log(create, about, audit.Metadata{"manifest_digest": to.Digest.String()})
+	var holds []meta.Hold
+	for _, r := range plan.set.Creating(plan.repo.Name.Path, plan.name) {
+		holds = append(holds, meta.Hold{TagID: id, PolicyID: r.PolicyID})
+		ch.log(audit.KindTagCreatedImmutable, about.by(r.Ref()), policyMetadata(r.Ref(), audit.Metadata{"manifest_digest": to.Digest.String()}))
+	}
+	return ch.PlaceHolds(holds, ch.now)
+}
+
+// by is the subject with the policy that acts.
+func (s subject) by(ref *domain.PolicyRef) subject {
+	if ref != nil {
+		s.policy = ref.UUID
+	}
+	return s
+}
+
+// policyMetadata adds a policy's pattern and scope.
+func policyMetadata(ref *domain.PolicyRef, metadata audit.Metadata) audit.Metadata {
+	if ref != nil {
+		metadata["policy_pattern"] = ref.Pattern
+		metadata["policy_scope"] = string(ref.Scope)
+	}
+	return metadata
+}
+
+func tagUnknown(name domain.RepositoryName, tag string) error {
+	return domain.Errorf(domain.CodeManifestUnknown, "tag %s is not in repository %s", tag, name)
+}
+
+// onTag runs fn on a live tag with the policies of its repository.
+func (c *Core) onTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, fn func(*change, domain.Repository, domain.Tag, policy.Set) error) error {
+	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+		repo, err := repository(&ch.Reader, name)
+		if err != nil {
+			return err
+		}
+		found, err := ch.findTag(repo, tag)
+		if err != nil {
+			return err
+		}
+		if found == nil {
+			return tagUnknown(name, tag)
+		}
+		set, err := inForce(&ch.Reader, repo.OrganizationID, name.Path)
+		if err != nil {
+			return err
+		}
+		return fn(ch, repo, *found, set)
+	})
+}
+
+// DeleteTag removes a tag; its manifest stays. TAG_IMMUTABLE if it is locked.
+func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error {
+	return c.onTag(ctx, caller, name, tag, func(ch *change, repo domain.Repository, t domain.Tag, set policy.Set) error {
+		lock, err := lockOf(&ch.Reader, set, name.Path, t)
+		if err != nil {
+			return err
+		}
+		if lock != nil {
+			return refuse(audit.KindDeleteTagFailed, "delete", name, lock, "")
+		}
+		return ch.deleteTag(repo, t, set)
+	})
+}
+
+// deleteTag removes a tag that is not locked.
+func (ch *change) deleteTag(repo domain.Repository, t domain.Tag, set policy.Set) error {
+	ch.reportDryRun(set, repo, t, "delete", "")
+	ch.log(audit.KindDeleteTag, aboutTag(repo.Name, t.Name), audit.Metadata{"manifest_digest": t.Digest.String()})
+	return ch.Tx.DeleteTag(t, ch.now)
+}
+
+// DeleteManifest removes a manifest and all tags that point to it, or, if any locked tag leads to it, nothing.
+func (c *Core) DeleteManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest) error {
+	return c.write(ctx, caller, exclusiveScope(name), func(ch *change) error {
+		repo, err := repository(&ch.Reader, name)
+		if err != nil {
+			return err
+		}
+		m, err := findManifest(&ch.Reader, repo, domain.Reference{Digest: d})
+		if err != nil {
+			return err
+		}
+		set, err := inForce(&ch.Reader, repo.OrganizationID, name.Path)
+		if err != nil {
+			return err
+		}
+		lock, err := lockAbove(&ch.Reader, set, repo, m)
+		if err != nil {
+			return err
+		}
+		if lock != nil {
+			return refuse(audit.KindDeleteTagFailed, "delete", name, lock, d.String())
+		}
+		tags, err := ch.TagsOfManifest(m.ID)
+		if err != nil {
+			return err
+		}
+		for _, t := range tags {
+			if err := ch.deleteTag(repo, t, set); err != nil {
+				return err
+			}
+		}
+		ch.log(audit.KindDeleteManifest, aboutTag(name, ""), audit.Metadata{"manifest_digest": d.String()})
+		return ch.Tx.DeleteManifest(m.ID)
+	})
+}
+
+// SetTag points a tag to a manifest of the repository, creating the tag if need be.
+func (c *Core) SetTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
+	return c.pointTag(ctx, caller, name, tag, d, "overwrite", audit.KindCreateTag, audit.KindMoveTag)
+}
+
+// RestoreTag points a tag to a digest that it had before: a creation if no live tag has the name, else a move.
+func (c *Core) RestoreTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
+	return c.pointTag(ctx, caller, name, tag, d, "restore", audit.KindRevertTag, audit.KindRevertTag)
+}
+
+func (c *Core) pointTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest, operation string, create, move audit.Kind) error {
+	if err := domain.ValidateTag(tag); err != nil {
+		return err
+	}
+	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+		repo, err := repository(&ch.Reader, name)
+		if err != nil {
+			return err
+		}
+		m, err := findManifest(&ch.Reader, repo, domain.Reference{Digest: d})
+		if err != nil {
+			return err
+		}
+		found, err := ch.findTag(repo, tag)
+		if err != nil || found != nil && found.Digest == d {
+			return err
+		}
+		plan, err := ch.planTag(repo, found, tag, d, operation)
+		if err != nil {
+			return err
+		}
+		return ch.setTag(plan, m, create, move)
+	})
+}
+
+// SetTagImmutable places a hold by hand, or removes it together with the retained holds of policies that are gone or no
+// longer cover the tag. While a policy covers the tag it cannot be unlocked: CONFLICT naming the policy.
+func (c *Core) SetTagImmutable(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, immutable bool) error {
+	return c.onTag(ctx, caller, name, tag, func(ch *change, repo domain.Repository, t domain.Tag, set policy.Set) error {
+		holds, err := ch.Holds([]domain.Tag{t})
+		if err != nil {
+			return err
+		}
+		covering := set.Locking(name.Path, t.ID, t.Name)
+		before := covering != nil || len(holds) > 0
+		if immutable {
+			return ch.holdByHand(repo, t, holds, before)
+		}
+		if covering != nil {
+			ref := covering.Ref()
+			answer := domain.Errorf(domain.CodeConflict, "tag '%s' stays immutable: %s policy %s (pattern %s) covers it; change the policy", t.Name, ref.Scope, ref.UUID, ref.Pattern)
+			answer.Lock = &domain.LockError{Tags: []string{t.Name}, Count: 1, Digest: t.Digest, Policy: ref}
+			return answer
+		}
+		for i, h := range holds {
+			var ref *domain.PolicyRef
+			if h.PolicyID != meta.ByHand {
+				p, err := ch.PolicyByID(h.PolicyID)
+				if err != nil {
+					return err
+				}
+				ref = p.Ref()
+			}
+			if err := ch.RemoveHold(h); err != nil {
+				return err
+			}
+			ch.logImmutability(repo.Name, t, ref, audit.TriggerManual, i < len(holds)-1, true)
+		}
+		return nil
+	})
+}
+
+func (ch *change) holdByHand(repo domain.Repository, t domain.Tag, holds []meta.Hold, before bool) error {
+	for _, h := range holds {
+		if h.PolicyID == meta.ByHand {
+			return nil
+		}
+	}
+	ch.logImmutability(repo.Name, t, nil, audit.TriggerManual, true, before)
+	return ch.PlaceHolds([]meta.Hold{{TagID: t.ID, PolicyID: meta.ByHand}}, ch.now)
+}
+
+// logImmutability adds the entry of one hold that was placed or removed.
+func (ch *change) logImmutability(name domain.RepositoryName, t domain.Tag, ref *domain.PolicyRef, trigger string, after, before bool) {
+	ch.log(audit.KindChangeImmutability, aboutTag(name, t.Name).by(ref), policyMetadata(ref, audit.Metadata{
+		"username": ch.caller.Name, "trigger": trigger, "immutable": after, "previous_immutable": before, "manifest_digest": t.Digest.String(),
+	}))
+}
+
+// Tags lists the names of live tags in lexical order, those behind after.
+func (c *Core) Tags(ctx context.Context, name domain.RepositoryName, after string, limit int) (names []string, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		repo, err := repository(r, name)
+		if err != nil {
+			return err
+		}
+		names, err = r.TagNames(repo.ID, after, limit)
+		return err
+	})
+	return names, err
+}
+
+// ListTags lists live tags with what locks them.
+func (c *Core) ListTags(ctx context.Context, name domain.RepositoryName, q TagQuery) (views []TagView, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		views = nil
+		repo, err := repository(r, name)
+		if err != nil {
+			return err
+		}
+		set, err := inForce(r, repo.OrganizationID, name.Path)
+		if err != nil {
+			return err
+		}
+		var tags []domain.Tag
+		if q.Tag != "" {
+			tag, err := r.Tag(repo.ID, q.Tag)
+			if errors.Is(err, meta.ErrNotFound) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			tags = []domain.Tag{tag}
+		} else if tags, err = r.Tags(repo.ID, q.After, q.Contains, q.Offset, q.Limit); err != nil {
+			return err
+		}
+		views, err = tagViews(r, set, name.Path, tags)
+		return err
+	})
+	return views, err
+}
+
+func tagViews(r *meta.Reader, set policy.Set, path string, tags []domain.Tag) ([]TagView, error) {
+	holds, err := r.Holds(tags)
+	if err != nil {
+		return nil, err
+	}
+	holders := map[int64][]int64{}
+	for _, h := range holds {
+		holders[h.TagID] = append(holders[h.TagID], h.PolicyID)
+	}
+	refs := map[int64]*domain.PolicyRef{meta.ByHand: nil}
+	views := make([]TagView, 0, len(tags))
+	for _, t := range tags {
+		view := TagView{Tag: t}
+		covered := map[int64]bool{}
+		for _, covering := range set.AllLocking(path, t.ID, t.Name) {
+			if !covered[covering.PolicyID] {
+				covered[covering.PolicyID] = true
+				view.Locks = append(view.Locks, Lock{Policy: covering.Ref()})
+			}
+		}
+		for _, policyID := range holders[t.ID] {
+			if covered[policyID] {
+				continue
+			}
+			if _, known := refs[policyID]; !known {
+				p, err := r.PolicyByID(policyID)
+				if err != nil {
+					return nil, err
+				}
+				refs[policyID] = p.Ref()
+			}
+			view.Locks = append(view.Locks, Lock{Policy: refs[policyID], Retained: policyID != meta.ByHand})
+		}
+		view.Immutable = len(view.Locks) > 0
+		views = append(views, view)
+	}
+	return views, nil
+}
+
+// TagHistory lists what a tag pointed to before, the latest first.
+func (c *Core) TagHistory(ctx context.Context, name domain.RepositoryName, tag string, limit int) (list []domain.PastTag, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		repo, err := repository(r, name)
+		if err != nil {
+			return err
+		}
+		list, err = r.PastTags(repo.ID, tag, limit)
+		return err
+	})
+	return list, err
+}

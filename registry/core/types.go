@@ -1,0 +1,154 @@
+package core
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tidelock/tidelock/registry/domain"
+)
+
+// Create says what a push may create on its way, as authorisation found.
+type Create int
+
+// The levels of Create; each includes those before it.
+const (
+	CreateNothing Create = iota
+	CreateRepository
+	CreateOrganization
+)
+
+// NewRepository describes a repository to create.
+type NewRepository struct {
+	Visibility  domain.Visibility
+	Description string
+}
+
+// RepositoryChange changes the fields that are not nil.
+type RepositoryChange struct {
+	Description *string
+	Visibility  *domain.Visibility
+}
+
+// Push is a manifest to store, under a tag or under its digest.
+type Push struct {
+	Reference domain.Reference
+	Manifest  domain.Manifest
+	Create    Create
+}
+
+// Scope is what a policy hangs on: a repository, or with an empty Repository the whole organization.
+type Scope struct {
+	Organization string
+	// Repository is the path in the organization.
+	Repository string
+}
+
+// TagQuery selects tags of a repository, ordered by name.
+type TagQuery struct {
+	// After skips the names up to and including it, Offset that many of the matching names behind.
+	After  string
+	Offset int
+	// Tag selects one name, Contains the names with that text.
+	Tag      string
+	Contains string
+	Limit    int
+}
+
+// TagView is a tag with what locks it.
+type TagView struct {
+	domain.Tag
+	Immutable bool
+	Locks     []Lock
+}
+
+// Lock is one reason why a tag cannot change.
+type Lock struct {
+	// Policy is nil for a hold by hand.
+	Policy *domain.PolicyRef
+	// Retained is true for the hold of a policy that is gone or no longer covers the tag.
+	Retained bool
+}
+
+// Coverage is what a policy means for the tags that are there.
+type Coverage struct {
+	// Total counts the live tags in the scope, Covered those that the policy covers, Locked those covered ones that
+	// something else locks already, Held those covered ones that have this policy's hold.
+	Total, Covered, Locked, Held int64
+	// Sample names the first covered tags as "path:tag", at most domain.LockSample.
+	Sample []string
+}
+
+// PolicyStatus is a policy and how far it has come.
+type PolicyStatus struct {
+	Policy domain.Policy
+	Coverage
+	// Holds counts all tags that the policy holds, retained ones included.
+	Holds int64
+	// Pending counts the covered tags without this policy's hold (0 under DryRun).
+	Pending int64
+	// WouldLock is Covered minus Locked under DryRun, else 0.
+	WouldLock int64
+	// Swept is true when no sweep of the policy is pending or running.
+	Swept bool
+	// Sweeps are the latest sweeps, newest first, at most 5.
+	Sweeps []Sweep
+}
+
+// SweepKind says what a sweep does.
+type SweepKind string
+
+// The kinds of sweeps.
+const (
+	// SweepApply places a hold on each tag that the revision covers; under Release it removes the policy's other holds.
+	SweepApply SweepKind = "apply"
+	// SweepClose places holds on the tags that an old revision covered when it was replaced or withdrawn.
+	SweepClose SweepKind = "close"
+	// SweepRelease removes the holds of a withdrawn policy.
+	SweepRelease SweepKind = "release"
+)
+
+// Sweep is one pass of a policy's revision over its tags.
+type Sweep struct {
+	ID        int64
+	PolicyID  int64
+	Revision  int64
+	Kind      SweepKind
+	State     domain.SweepState
+	CreatedAt time.Time
+	// StartedAt and FinishedAt are zero until then.
+	StartedAt, FinishedAt time.Time
+	// Total is how many tags there were to visit when it began; Examined and Changed count on.
+	Total, Examined, Changed int64
+	// FirstIndex and LastIndex are the audit entries of its first and last change, -1 if there is none yet.
+	FirstIndex, LastIndex int64
+}
+
+// ManagedPolicy is a policy as a Kubernetes object declares it.
+type ManagedPolicy struct {
+	// Cluster is the UID of the cluster's kube-system namespace.
+	Cluster string
+	Manager domain.ManagedBy
+	// Rewound marks an older generation that an uncached read of the API server confirmed (a restored etcd).
+	Rewound bool
+	Scope   Scope
+	Spec    domain.PolicySpec
+	Claim   Claim
+}
+
+// Claim is the ground on which a namespace manages an organization.
+type Claim struct {
+	// Namespace is the object's own namespace.
+	Namespace domain.Owner
+	// Organizations are the names that the namespace's annotation claims; "*" permits policies but no ownership.
+	Organizations []string
+	// Gone is an owner whose namespace was looked up, uncached, and does not exist any more.
+	Gone *domain.Owner
+}
+
+// PushResult is what a push has to answer.
+type PushResult struct {
+	Digest digest.Digest
+	// Subject is the manifest's subject, empty if it has none.
+	Subject digest.Digest
+}

@@ -1,0 +1,207 @@
+package meta
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidelock/tidelock/registry/audit"
+)
+
+// AppendAudit adds entries to the log and returns the ids of their rows. Readers see them once they are indexed.
+func (tx *Tx) AppendAudit(records ...audit.Record) (ids []int64, err error) {
+	rows := make([][]any, len(records))
+	for i, r := range records {
+		rows[i] = []any{toMicros(r.Time), string(r.Kind), r.Organization, r.Repository, r.Tag, r.Policy, r.Performer, r.Leaf, r.Personal}
+	}
+	err = chunks(len(rows), func(from, size int) error {
+		query, args := valuesStatement(`INSERT INTO audit_entries (time, kind, organization, repository, tag, policy, performer, leaf, personal)`, ` RETURNING id`, rows[from:from+size])
+		return tx.each(query, args, func(row scanner) error {
+			var id int64
+			err := row.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+	})
+	return ids, err
+}
+
+// AuditIndex returns the index of an entry by the id of its row, or -1 while it has none.
+func (r *Reader) AuditIndex(id int64) (int64, error) {
+	if id == 0 {
+		return -1, nil
+	}
+	return r.number(`SELECT COALESCE(idx, -1) FROM audit_entries WHERE id = $1`, id)
+}
+
+// condition collects the terms of a WHERE clause.
+type condition struct {
+	terms []string
+	args  []any
+}
+
+func (c *condition) add(term string, values ...any) {
+	for _, v := range values {
+		c.args = append(c.args, v)
+		term = strings.Replace(term, "?", "$"+strconv.Itoa(len(c.args)), 1)
+	}
+	c.terms = append(c.terms, term)
+}
+
+func (c *condition) equal(column, value string) {
+	if value != "" {
+		// The second term lets the partial index be used.
+		c.add(column+" = ? AND "+column+" <> ''", value)
+	}
+}
+
+// selection turns a query into terms over the indexed entries. A time range becomes a range of indices first: entries
+// are indexed in the order of commits, so their times grow but for the width of a commit.
+func (r *Reader) selection(q audit.Query) (c condition, err error) {
+	c.add("idx IS NOT NULL")
+	c.equal("organization", q.Organization)
+	c.equal("repository", q.Repository)
+	c.equal("tag", q.Tag)
+	c.equal("policy", q.Policy)
+	if q.Performer != "" {
+		c.add("performer = ?", q.Performer)
+	}
+	if len(q.Kinds) > 0 {
+		list := make([]any, len(q.Kinds))
+		for i, k := range q.Kinds {
+			list[i] = string(k)
+		}
+		c.add("kind IN (?"+strings.Repeat(",?", len(list)-1)+")", list...)
+	}
+	if q.Before > 0 {
+		c.add("idx < ?", q.Before)
+	}
+	if q.After >= 0 {
+		c.add("idx > ?", q.After)
+	}
+	if !q.From.IsZero() {
+		from, err := r.number(`SELECT idx FROM audit_entries WHERE idx IS NOT NULL AND time >= $1 ORDER BY time, idx LIMIT 1`, toMicros(q.From.Add(-timeSlack)))
+		if errors.Is(err, ErrNotFound) {
+			c.add("1 = 0")
+		} else if err != nil {
+			return c, err
+		}
+		c.add("idx >= ? AND time >= ?", from, toMicros(q.From))
+	}
+	if !q.To.IsZero() {
+		to, err := r.number(`SELECT idx FROM audit_entries WHERE idx IS NOT NULL AND time >= $1 ORDER BY time, idx LIMIT 1`, toMicros(q.To.Add(timeSlack)))
+		switch {
+		case err == nil:
+			c.add("idx < ?", to)
+		case !errors.Is(err, ErrNotFound):
+			return c, err
+		}
+		c.add("time < ?", toMicros(q.To))
+	}
+	return c, nil
+}
+
+// timeSlack is how far the times of neighbours in the log may be out of order: transactions take less, and clocks of
+// replicas that differ by more are refused time by their infrastructure.
+const timeSlack = 10 * time.Second
+
+// Log reads indexed entries.
+func (r *Reader) Log(q audit.Query) (list []audit.Indexed, err error) {
+	c, err := r.selection(q)
+	if err != nil {
+		return nil, err
+	}
+	order := "DESC"
+	if q.Ascending {
+		order = "ASC"
+	}
+	args := append(c.args, q.Limit)
+	query := `SELECT idx, time, kind, organization, repository, tag, policy, performer, leaf, personal FROM audit_entries WHERE ` + strings.Join(c.terms, " AND ") +
+		` ORDER BY idx ` + order + ` LIMIT $` + strconv.Itoa(len(args))
+	err = r.each(query, args, func(row scanner) error {
+		var e audit.Indexed
+		var at int64
+		err := row.Scan(&e.Index, &at, &e.Kind, &e.Organization, &e.Repository, &e.Tag, &e.Policy, &e.Performer, &e.Leaf, &e.Personal)
+		e.Time = fromMicros(at)
+		list = append(list, e)
+		return err
+	})
+	return list, err
+}
+
+// LogCounts counts indexed entries by day (UTC) and kind.
+func (r *Reader) LogCounts(q audit.Query) (list []audit.Count, err error) {
+	c, err := r.selection(q)
+	if err != nil {
+		return nil, err
+	}
+	const day = int64(24 * time.Hour / time.Microsecond)
+	query := `SELECT kind, time / ` + strconv.FormatInt(day, 10) + ` AS day, COUNT(*) FROM audit_entries WHERE ` + strings.Join(c.terms, " AND ") + ` GROUP BY kind, day ORDER BY day, kind`
+	err = r.each(query, c.args, func(row scanner) error {
+		var n audit.Count
+		var d int64
+		err := row.Scan(&n.Kind, &d, &n.Count)
+		n.Day = fromMicros(d * day)
+		list = append(list, n)
+		return err
+	})
+	return list, err
+}
+
+// LogSize is the number of indexed entries.
+func (r *Reader) LogSize() (int64, error) {
+	return r.number(`SELECT COALESCE(MAX(idx), -1) + 1 FROM audit_entries WHERE idx IS NOT NULL`)
+}
+
+// LogCursor returns how far a reader has come: the index of the entry that it reads next.
+func (r *Reader) LogCursor(name string) (int64, error) {
+	position, err := r.number(`SELECT position FROM log_cursors WHERE name = $1`, name)
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil
+	}
+	return position, err
+}
+
+// MoveLogCursor moves a reader's position if it is still at from, and reports whether it was.
+func (tx *Tx) MoveLogCursor(name string, from, to int64) (bool, error) {
+	if from == 0 {
+		if err := tx.do(`INSERT INTO log_cursors (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`, name); err != nil {
+			return false, err
+		}
+	}
+	n, err := tx.exec(`UPDATE log_cursors SET position = $3 WHERE name = $1 AND position = $2`, name, from, to)
+	return n == 1, err
+}
+
+// lastIndexed returns the row and index of the last indexed entry; id 0 and index -1 if there is none.
+func (r *Reader) lastIndexed() (id, index int64, err error) {
+	index = -1
+	err = r.one(`SELECT id, idx FROM audit_entries WHERE idx IS NOT NULL ORDER BY idx DESC LIMIT 1`, nil, func(row scanner) error {
+		return row.Scan(&id, &index)
+	})
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return id, index, err
+}
+
+// PendingByID counts the entries without an index for an engine in which ids grow in the order of commits.
+func (r *Reader) PendingByID() (int64, error) {
+	last, _, err := r.lastIndexed()
+	if err != nil {
+		return 0, err
+	}
+	return r.number(`SELECT COUNT(*) FROM audit_entries WHERE id > $1`, last)
+}
+
+// IndexByID indexes up to limit entries for an engine in which ids grow in the order of commits, and returns how many
+// there were.
+func (tx *Tx) IndexByID(limit int) (int64, error) {
+	last, index, err := tx.lastIndexed()
+	if err != nil {
+		return 0, err
+	}
+	return tx.exec(`UPDATE audit_entries SET idx = n.idx FROM (SELECT id AS entry, $1 + ROW_NUMBER() OVER (ORDER BY id) AS idx FROM audit_entries WHERE id > $2 ORDER BY id LIMIT $3) AS n WHERE audit_entries.id = n.entry`,
+		index, last, limit)
+}

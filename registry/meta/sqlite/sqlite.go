@@ -1,0 +1,160 @@
+// Package sqlite is the embedded engine of meta: one file, one writer, many readers.
+//
+// Writes are committed in groups: the requests that wait while a transaction is written to disk share the next one,
+// each in a savepoint of its own. Nobody is answered before COMMIT, which is durable (WAL, synchronous=FULL).
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"runtime"
+	"sync"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver
+
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Store is a database file. It is safe for concurrent use by one process.
+type Store struct {
+	logger  *slog.Logger
+	readers *sql.DB
+	// statements are the readers' prepared statements by their text.
+	statements sync.Map
+	writer     *writer
+}
+
+var _ meta.Store = (*Store)(nil)
+
+// Open opens or creates the database file and brings its schema up to date. The caller must hold a lock that keeps
+// other processes away from the file.
+func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
+	// The writer's transactions take the write lock when they begin: an upgrade in the middle could fail.
+	write, err := open(path, "_txlock=immediate", "_pragma=synchronous(FULL)", "_pragma=wal_autocheckpoint(4000)")
+	if err != nil {
+		return nil, err
+	}
+	write.SetMaxOpenConns(1)
+	if err := migrate(ctx, write); err != nil {
+		_ = write.Close()
+		return nil, fmt.Errorf("%s: bringing the schema up to date: %w", path, err)
+	}
+	readers, err := open(path, "_pragma=query_only(1)")
+	if err != nil {
+		_ = write.Close()
+		return nil, err
+	}
+	readers.SetMaxOpenConns(4 + 2*runtime.NumCPU())
+	readers.SetMaxIdleConns(4 + 2*runtime.NumCPU())
+	s := &Store{logger: logger, readers: readers}
+	if s.writer, err = newWriter(write, logger); err != nil {
+		_ = readers.Close()
+		_ = write.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func open(path string, options ...string) (*sql.DB, error) {
+	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
+		"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&_pragma=cache_size(-65536)&_pragma=temp_store(2)"
+	for _, option := range options {
+		dsn += "&" + option
+	}
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return db, nil
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files, goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return err
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// Read runs fn on a snapshot.
+func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
+	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return domain.Unavailable(fmt.Errorf("begin: %w", err))
+	}
+	defer func() { _ = tx.Rollback() }()
+	return fn(meta.NewReader(ctx, readQuerier{store: s, tx: tx}))
+}
+
+// readQuerier runs a reader's statements, prepared once for all connections.
+type readQuerier struct {
+	store *Store
+	tx    *sql.Tx
+}
+
+func (q readQuerier) Exec(context.Context, string, ...any) (sql.Result, error) {
+	return nil, fmt.Errorf("a reader cannot write")
+}
+
+func (q readQuerier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	statement, ok := q.store.statements.Load(query)
+	if !ok {
+		prepared, err := q.store.readers.PrepareContext(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		if statement, ok = q.store.statements.LoadOrStore(query, prepared); ok {
+			_ = prepared.Close()
+		}
+	}
+	return q.tx.StmtContext(ctx, statement.(*sql.Stmt)).QueryContext(ctx, args...)
+}
+
+// Write runs fn in the next group.
+func (s *Store) Write(ctx context.Context, _ meta.Scope, fn func(*meta.Tx) error) error {
+	return s.writer.do(ctx, fn)
+}
+
+// PendingAudit counts the entries that wait for their index.
+func (s *Store) PendingAudit(ctx context.Context) (int, error) {
+	var n int64
+	err := s.Read(ctx, func(r *meta.Reader) (err error) {
+		n, err = r.PendingByID()
+		return err
+	})
+	return int(n), err
+}
+
+// SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
+func (s *Store) SequenceAudit(ctx context.Context, limit int) (int, error) {
+	var n int64
+	err := s.writer.do(ctx, func(tx *meta.Tx) (err error) {
+		n, err = tx.IndexByID(limit)
+		return err
+	})
+	return int(n), err
+}
+
+// Close waits for running writes and closes the file.
+func (s *Store) Close() error {
+	err := s.writer.close()
+	if e := s.readers.Close(); err == nil {
+		err = e
+	}
+	return err
+}

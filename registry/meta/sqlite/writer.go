@@ -1,0 +1,254 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+// groupLimit bounds the requests of one transaction, and so how long the first of them waits for the others.
+const groupLimit = 64
+
+var errClosed = errors.New("the database is closed")
+
+// writer owns the one connection that writes. Its goroutine takes the waiting requests as a group, runs each in a
+// savepoint, commits, and only then answers them.
+type writer struct {
+	db         *sql.DB
+	conn       *sql.Conn
+	logger     *slog.Logger
+	requests   chan *request
+	statements map[string]*sql.Stmt
+	// broken is the first error of the running transaction after which its state is unknown.
+	broken error
+
+	mu     sync.RWMutex
+	closed bool
+	done   chan struct{}
+}
+
+type request struct {
+	ctx    context.Context
+	fn     func(*meta.Tx) error
+	result chan error
+	err    error
+}
+
+func newWriter(db *sql.DB, logger *slog.Logger) (*writer, error) {
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{db: db, conn: conn, logger: logger, requests: make(chan *request, 4*groupLimit), statements: map[string]*sql.Stmt{}, done: make(chan struct{})}
+	go w.run()
+	return w, nil
+}
+
+// do hands fn to the writer and waits for the commit. Once the request is queued it is waited for, whatever becomes of
+// the caller: a client that goes away leaves no doubt about what was done, and disturbs nobody in its group.
+func (w *writer) do(ctx context.Context, fn func(*meta.Tx) error) error {
+	r := &request{ctx: ctx, fn: fn, result: make(chan error, 1)}
+	w.mu.RLock()
+	if w.closed {
+		w.mu.RUnlock()
+		return domain.Unavailable(errClosed)
+	}
+	select {
+	case w.requests <- r:
+		w.mu.RUnlock()
+	case <-ctx.Done():
+		w.mu.RUnlock()
+		return ctx.Err()
+	}
+	return <-r.result
+}
+
+func (w *writer) close() error {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return nil
+	}
+	w.closed = true
+	close(w.requests)
+	w.mu.Unlock()
+	<-w.done
+	for _, statement := range w.statements {
+		_ = statement.Close()
+	}
+	_ = w.conn.Close()
+	return w.db.Close()
+}
+
+func (w *writer) run() {
+	defer close(w.done)
+	for first := range w.requests {
+		group := []*request{first}
+	gather:
+		for len(group) < groupLimit {
+			select {
+			case r, ok := <-w.requests:
+				if !ok {
+					break gather
+				}
+				group = append(group, r)
+			default:
+				break gather
+			}
+		}
+		w.commit(group)
+		for _, r := range group {
+			r.result <- r.err
+		}
+	}
+}
+
+// commit runs a group in one transaction. If the transaction breaks, nothing of it stands: the request that broke it
+// is answered 503, the others are run once more, each alone, so that none suffers for another twice.
+func (w *writer) commit(group []*request) {
+	culprit, err := w.transaction(group)
+	if err == nil {
+		return
+	}
+	w.logger.Error("a transaction failed and was rolled back", "requests", len(group), "error", err)
+	for _, r := range group {
+		if r == culprit || len(group) == 1 {
+			r.err = domain.Unavailable(err)
+			continue
+		}
+		if _, err := w.transaction([]*request{r}); err != nil {
+			r.err = domain.Unavailable(err)
+		}
+	}
+}
+
+// transaction runs the group and commits. After an error nothing stands; the culprit is the request that was running,
+// nil if it was the COMMIT.
+func (w *writer) transaction(group []*request) (culprit *request, err error) {
+	ctx := context.Background()
+	w.broken = nil
+	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	for _, r := range group {
+		if err := w.member(ctx, r, len(group) > 1); err != nil {
+			w.rollback(ctx)
+			return r, err
+		}
+	}
+	if len(group) == 1 && group[0].err != nil {
+		w.rollback(ctx)
+		return nil, nil
+	}
+	if _, err := w.conn.ExecContext(ctx, "COMMIT"); err != nil {
+		w.rollback(ctx)
+		return nil, fmt.Errorf("commit: %w", err)
+	}
+	return nil, nil
+}
+
+func (w *writer) rollback(ctx context.Context) {
+	// Fails where SQLite has rolled back by itself, which is as good.
+	_, _ = w.conn.ExecContext(ctx, "ROLLBACK")
+}
+
+// member runs one request. Its own error undoes what it did, by its savepoint or, if it is alone, by the transaction.
+// The returned error means that the whole transaction is lost.
+func (w *writer) member(ctx context.Context, r *request, savepoint bool) error {
+	if r.err = r.ctx.Err(); r.err != nil {
+		return nil
+	}
+	if savepoint {
+		if _, err := w.conn.ExecContext(ctx, "SAVEPOINT member"); err != nil {
+			return fmt.Errorf("savepoint: %w", err)
+		}
+	}
+	// The client's context ends here: a statement that is cancelled makes SQLite roll back the whole transaction.
+	r.err = w.call(ctx, r.fn)
+	w.note(r.err)
+	if w.broken != nil {
+		return w.broken
+	}
+	if !savepoint {
+		return nil
+	}
+	if r.err != nil {
+		if _, err := w.conn.ExecContext(ctx, "ROLLBACK TO member"); err != nil {
+			return fmt.Errorf("rollback to savepoint: %w", err)
+		}
+	}
+	if _, err := w.conn.ExecContext(ctx, "RELEASE member"); err != nil {
+		return fmt.Errorf("release savepoint: %w", err)
+	}
+	return nil
+}
+
+func (w *writer) call(ctx context.Context, fn func(*meta.Tx) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.logger.Error("a write panicked", "panic", p, "stack", string(debug.Stack()))
+			err = domain.Unavailable(fmt.Errorf("panic: %v", p))
+		}
+	}()
+	return fn(meta.NewTx(ctx, w))
+}
+
+// Exec implements meta.Querier.
+func (w *writer) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	statement, err := w.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	result, err := statement.ExecContext(ctx, args...)
+	w.note(err)
+	return result, err
+}
+
+// Query implements meta.Querier.
+func (w *writer) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	statement, err := w.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := statement.QueryContext(ctx, args...)
+	w.note(err)
+	return rows, err
+}
+
+func (w *writer) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	if statement, ok := w.statements[query]; ok {
+		return statement, nil
+	}
+	statement, err := w.conn.PrepareContext(ctx, query)
+	if err != nil {
+		w.note(err)
+		return nil, err
+	}
+	w.statements[query] = statement
+	return statement, nil
+}
+
+// note remembers errors after which SQLite may have rolled back the transaction.
+func (w *writer) note(err error) {
+	if err == nil || w.broken != nil {
+		return
+	}
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CORRUPT:
+		w.broken = err
+	}
+}
