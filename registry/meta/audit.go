@@ -197,11 +197,26 @@ func (r *Reader) PendingByID() (int64, error) {
 
 // IndexByID indexes up to limit entries for an engine in which ids grow in the order of commits, and returns how many
 // there were.
-func (tx *Tx) IndexByID(limit int) (int64, error) {
+func (tx *Tx) IndexByID(limit int) (int, error) {
 	last, index, err := tx.lastIndexed()
 	if err != nil {
 		return 0, err
 	}
-	return tx.exec(`UPDATE audit_entries SET idx = n.idx FROM (SELECT id AS entry, $1 + ROW_NUMBER() OVER (ORDER BY id) AS idx FROM audit_entries WHERE id > $2 ORDER BY id LIMIT $3) AS n WHERE audit_entries.id = n.entry`,
-		index, last, limit)
+	ids, err := tx.ids(`SELECT id FROM audit_entries WHERE id > $1 ORDER BY id LIMIT $2`, last, limit)
+	if err != nil {
+		return 0, err
+	}
+	// One statement for each run of ids without a gap: as a rule there is one run.
+	for from := 0; from < len(ids); {
+		to := from
+		for to+1 < len(ids) && ids[to+1] == ids[to]+1 {
+			to++
+		}
+		shift := index + 1 + int64(from) - ids[from]
+		if err := tx.do(`UPDATE audit_entries SET idx = id + $1 WHERE id BETWEEN $2 AND $3`, shift, ids[from], ids[to]); err != nil {
+			return 0, err
+		}
+		from = to + 1
+	}
+	return len(ids), nil
 }

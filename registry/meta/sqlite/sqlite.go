@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net/url"
 	"runtime"
-	"sync"
 
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // the driver
@@ -27,11 +26,10 @@ var migrations embed.FS
 
 // Store is a database file. It is safe for concurrent use by one process.
 type Store struct {
-	logger  *slog.Logger
 	readers *sql.DB
-	// statements are the readers' prepared statements by their text.
-	statements sync.Map
-	writer     *writer
+	// idle holds the readers' sessions that nobody uses.
+	idle   chan *session
+	writer *writer
 }
 
 var _ meta.Store = (*Store)(nil)
@@ -54,13 +52,20 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 		_ = write.Close()
 		return nil, err
 	}
-	readers.SetMaxOpenConns(4 + 2*runtime.NumCPU())
-	readers.SetMaxIdleConns(4 + 2*runtime.NumCPU())
-	s := &Store{logger: logger, readers: readers}
-	if s.writer, err = newWriter(write, logger); err != nil {
+	s := &Store{readers: readers, idle: make(chan *session, 4+2*runtime.NumCPU())}
+	for range cap(s.idle) {
+		reader, err := newSession(ctx, readers)
+		if err != nil {
+			_ = readers.Close()
+			_ = write.Close()
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		s.idle <- reader
+	}
+	if s.writer, err = newWriter(ctx, write, logger); err != nil {
 		_ = readers.Close()
 		_ = write.Close()
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
 }
@@ -93,36 +98,24 @@ func migrate(ctx context.Context, db *sql.DB) error {
 
 // Read runs fn on a snapshot.
 func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
-	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
+	var reader *session
+	select {
+	case reader = <-s.idle:
+		if reader == nil {
+			return domain.Unavailable(errClosed)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { s.idle <- reader }()
+	if _, err := reader.Exec(ctx, "BEGIN"); err != nil {
 		return domain.Unavailable(fmt.Errorf("begin: %w", err))
 	}
-	defer func() { _ = tx.Rollback() }()
-	return fn(meta.NewReader(ctx, readQuerier{store: s, tx: tx}))
-}
-
-// readQuerier runs a reader's statements, prepared once for all connections.
-type readQuerier struct {
-	store *Store
-	tx    *sql.Tx
-}
-
-func (q readQuerier) Exec(context.Context, string, ...any) (sql.Result, error) {
-	return nil, fmt.Errorf("a reader cannot write")
-}
-
-func (q readQuerier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	statement, ok := q.store.statements.Load(query)
-	if !ok {
-		prepared, err := q.store.readers.PrepareContext(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		if statement, ok = q.store.statements.LoadOrStore(query, prepared); ok {
-			_ = prepared.Close()
-		}
-	}
-	return q.tx.StmtContext(ctx, statement.(*sql.Stmt)).QueryContext(ctx, args...)
+	defer func() {
+		// Fails where SQLite has rolled back by itself, which is as good.
+		_, _ = reader.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+	}()
+	return fn(meta.NewReader(ctx, reader))
 }
 
 // Write runs fn in the next group.
@@ -142,16 +135,24 @@ func (s *Store) PendingAudit(ctx context.Context) (int, error) {
 
 // SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (int, error) {
-	var n int64
+	var n int
 	err := s.writer.do(ctx, func(tx *meta.Tx) (err error) {
 		n, err = tx.IndexByID(limit)
 		return err
 	})
-	return int(n), err
+	return n, err
 }
 
-// Close waits for running writes and closes the file.
+// Close waits for running reads and writes and closes the file.
 func (s *Store) Close() error {
+	for range cap(s.idle) {
+		reader := <-s.idle
+		if reader == nil {
+			return nil
+		}
+		reader.close()
+	}
+	close(s.idle)
 	err := s.writer.close()
 	if e := s.readers.Close(); err == nil {
 		err = e

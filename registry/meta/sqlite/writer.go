@@ -24,11 +24,10 @@ var errClosed = errors.New("the database is closed")
 // writer owns the one connection that writes. Its goroutine takes the waiting requests as a group, runs each in a
 // savepoint, commits, and only then answers them.
 type writer struct {
-	db         *sql.DB
-	conn       *sql.Conn
-	logger     *slog.Logger
-	requests   chan *request
-	statements map[string]*sql.Stmt
+	*session
+	db       *sql.DB
+	logger   *slog.Logger
+	requests chan *request
 	// broken is the first error of the running transaction after which its state is unknown.
 	broken error
 
@@ -44,12 +43,12 @@ type request struct {
 	err    error
 }
 
-func newWriter(db *sql.DB, logger *slog.Logger) (*writer, error) {
-	conn, err := db.Conn(context.Background())
+func newWriter(ctx context.Context, db *sql.DB, logger *slog.Logger) (*writer, error) {
+	session, err := newSession(ctx, db)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{db: db, conn: conn, logger: logger, requests: make(chan *request, 4*groupLimit), statements: map[string]*sql.Stmt{}, done: make(chan struct{})}
+	w := &writer{session: session, db: db, logger: logger, requests: make(chan *request, 4*groupLimit), done: make(chan struct{})}
 	go w.run()
 	return w, nil
 }
@@ -83,10 +82,7 @@ func (w *writer) close() error {
 	close(w.requests)
 	w.mu.Unlock()
 	<-w.done
-	for _, statement := range w.statements {
-		_ = statement.Close()
-	}
-	_ = w.conn.Close()
+	w.session.close()
 	return w.db.Close()
 }
 
@@ -137,7 +133,7 @@ func (w *writer) commit(group []*request) {
 func (w *writer) transaction(group []*request) (culprit *request, err error) {
 	ctx := context.Background()
 	w.broken = nil
-	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	if _, err := w.session.Exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
 	for _, r := range group {
@@ -150,7 +146,7 @@ func (w *writer) transaction(group []*request) (culprit *request, err error) {
 		w.rollback(ctx)
 		return nil, nil
 	}
-	if _, err := w.conn.ExecContext(ctx, "COMMIT"); err != nil {
+	if _, err := w.session.Exec(ctx, "COMMIT"); err != nil {
 		w.rollback(ctx)
 		return nil, fmt.Errorf("commit: %w", err)
 	}
@@ -159,7 +155,7 @@ func (w *writer) transaction(group []*request) (culprit *request, err error) {
 
 func (w *writer) rollback(ctx context.Context) {
 	// Fails where SQLite has rolled back by itself, which is as good.
-	_, _ = w.conn.ExecContext(ctx, "ROLLBACK")
+	_, _ = w.session.Exec(ctx, "ROLLBACK")
 }
 
 // member runs one request. Its own error undoes what it did, by its savepoint or, if it is alone, by the transaction.
@@ -169,7 +165,7 @@ func (w *writer) member(ctx context.Context, r *request, savepoint bool) error {
 		return nil
 	}
 	if savepoint {
-		if _, err := w.conn.ExecContext(ctx, "SAVEPOINT member"); err != nil {
+		if _, err := w.session.Exec(ctx, "SAVEPOINT member"); err != nil {
 			return fmt.Errorf("savepoint: %w", err)
 		}
 	}
@@ -183,11 +179,11 @@ func (w *writer) member(ctx context.Context, r *request, savepoint bool) error {
 		return nil
 	}
 	if r.err != nil {
-		if _, err := w.conn.ExecContext(ctx, "ROLLBACK TO member"); err != nil {
+		if _, err := w.session.Exec(ctx, "ROLLBACK TO member"); err != nil {
 			return fmt.Errorf("rollback to savepoint: %w", err)
 		}
 	}
-	if _, err := w.conn.ExecContext(ctx, "RELEASE member"); err != nil {
+	if _, err := w.session.Exec(ctx, "RELEASE member"); err != nil {
 		return fmt.Errorf("release savepoint: %w", err)
 	}
 	return nil
@@ -205,37 +201,16 @@ func (w *writer) call(ctx context.Context, fn func(*meta.Tx) error) (err error) 
 
 // Exec implements meta.Querier.
 func (w *writer) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	statement, err := w.prepared(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	result, err := statement.ExecContext(ctx, args...)
+	result, err := w.session.Exec(ctx, query, args...)
 	w.note(err)
 	return result, err
 }
 
 // Query implements meta.Querier.
 func (w *writer) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	statement, err := w.prepared(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := statement.QueryContext(ctx, args...)
+	rows, err := w.session.Query(ctx, query, args...)
 	w.note(err)
 	return rows, err
-}
-
-func (w *writer) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
-	if statement, ok := w.statements[query]; ok {
-		return statement, nil
-	}
-	statement, err := w.conn.PrepareContext(ctx, query)
-	if err != nil {
-		w.note(err)
-		return nil, err
-	}
-	w.statements[query] = statement
-	return statement, nil
 }
 
 // note remembers errors after which SQLite may have rolled back the transaction.

@@ -1,0 +1,225 @@
+package core_test
+
+import (
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/core"
+	"github.com/tidelock/tidelock/registry/domain"
+)
+
+const cluster = "cluster-1"
+
+var namespaceA = domain.Owner{Namespace: "team-a", UID: "ns-a"}
+
+// managed is the policy of an object "releases" in namespace team-a.
+func managed(uid string, generation int64) core.ManagedPolicy {
+	return core.ManagedPolicy{
+		Cluster: cluster,
+		Manager: domain.ManagedBy{Kind: "ImmutabilityPolicy", Namespace: "team-a", Name: "releases", UID: uid, Generation: generation},
+		Scope:   teamA, Spec: releases, Claim: core.Claim{Namespace: namespaceA},
+	}
+}
+
+func changed(m core.ManagedPolicy, changes ...func(*core.ManagedPolicy)) core.ManagedPolicy {
+	for _, change := range changes {
+		change(&m)
+	}
+	return m
+}
+
+var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness) {
+	put := func(m core.ManagedPolicy) (core.PolicyStatus, error) { return h.PutManagedPolicy(ctx, operator, m) }
+	mustPut := func(m core.ManagedPolicy) domain.Policy {
+		GinkgoHelper()
+		status, err := put(m)
+		Expect(err).NotTo(HaveOccurred())
+		return status.Policy
+	}
+	remove := func(uid string) {
+		GinkgoHelper()
+		Expect(h.DeleteManagedPolicy(ctx, operator, cluster, managed(uid, 1).Manager)).To(Succeed())
+	}
+	pattern := func(text string) func(*core.ManagedPolicy) {
+		return func(m *core.ManagedPolicy) { m.Spec.TagPattern = text }
+	}
+
+	It("is put idempotently and follows the object", func() {
+		p := mustPut(managed("u1", 1))
+		Expect(mustPut(managed("u1", 1))).To(Equal(p))
+		changedTo := mustPut(changed(managed("u1", 2), pattern("r.*")))
+		Expect(changedTo.UUID).To(Equal(p.UUID))
+		Expect(changedTo.Revision).To(Equal(int64(2)))
+		Expect(h.entries(audit.KindCreatePolicy)).To(HaveLen(1))
+		Expect(h.entries(audit.KindUpdatePolicy)).To(HaveLen(1))
+		o, err := h.Organization(ctx, "team-a")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(o.Owner).To(Equal(namespaceA))
+	})
+
+	It("cannot be changed through the REST API", func() {
+		p := mustPut(managed("u1", 1))
+		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(And(haveCode(domain.CodeManagedByResource), MatchError(ContainSubstring("ImmutabilityPolicy team-a/releases"))))
+		_, err := h.UpdatePolicy(ctx, alice, teamA, p.UUID, spec("x"))
+		Expect(err).To(haveCode(domain.CodeManagedByResource))
+		Expect(h.DeleteOrganization(ctx, alice, "team-a")).To(haveCode(domain.CodeManagedByResource))
+	})
+
+	It("is fenced against an old leader, unless the API server was rewound", func() {
+		mustPut(changed(managed("u1", 5), pattern("new")))
+		_, err := put(managed("u1", 4))
+		Expect(err).To(haveCode(domain.CodeStale))
+		p := mustPut(changed(managed("u1", 4), func(m *core.ManagedPolicy) { m.Rewound = true }))
+		Expect(p.TagPattern).To(Equal("v.*"))
+	})
+
+	It("belongs to one cluster until it is handed over", func() {
+		p := mustPut(managed("u1", 1))
+		other := changed(managed("u9", 1), func(m *core.ManagedPolicy) { m.Cluster, m.Claim.Namespace.UID = "cluster-2", "ns-a2" })
+		_, err := put(other)
+		Expect(err).To(haveCode(domain.CodeOtherCluster))
+		Expect(h.Synced(ctx, operator, "cluster-2", nil)).To(haveCode(domain.CodeOtherCluster))
+		Expect(h.AdoptCluster(ctx, alice, "cluster-2")).To(Succeed())
+		Expect(mustPut(other).UUID).To(Equal(p.UUID), "the namespace takes over by name in the first sync")
+		_, err = put(managed("u1", 1))
+		Expect(err).To(haveCode(domain.CodeOtherCluster))
+		Expect(h.entries(audit.KindAdoptCluster)).To(HaveLen(1))
+	})
+
+	It("stays in force for the deletion delay and is then deleted by its reclaim policy", func() {
+		p := mustPut(managed("u1", 1))
+		h.mustPush(app, "v1")
+		remove("another")
+		remove("u1")
+		h.mustPush(app, "v2")
+		Expect(h.locked(app, "v2")).To(BeTrue())
+		h.clock.Advance(5 * time.Minute)
+		h.with(func(*core.Options) {}) // the delay is kept over a restart
+		Eventually(func() []audit.View { return h.entries(audit.KindDeletePolicy) }).WithTimeout(5 * time.Second).Should(HaveLen(1))
+		h.mustPush(app, "v3")
+		Expect(h.locked(app, "v3")).To(BeFalse())
+		Expect(h.locked(app, "v1")).To(BeTrue(), "Retain")
+		_, err := put(managed("u1", 1))
+		Expect(err).To(haveCode(domain.CodeStale), "the UID of a deleted object")
+		Expect(mustPut(managed("u2", 1)).UUID).NotTo(Equal(p.UUID), "later it is a new policy")
+	})
+
+	It("is taken over by an object of the same name within the delay", func() {
+		p := mustPut(managed("u1", 1))
+		remove("u1")
+		Expect(mustPut(managed("u2", 1)).UUID).To(Equal(p.UUID))
+		h.clock.Advance(time.Hour)
+		h.with(func(*core.Options) {})
+		h.mustPush(app, "v1")
+		Expect(h.locked(app, "v1")).To(BeTrue(), "the deletion is withdrawn")
+		_, err := put(managed("u1", 1))
+		Expect(err).To(haveCode(domain.CodeStale))
+	})
+
+	It("is replaced where an object of the same name has another scope", func() {
+		p := mustPut(managed("u1", 1))
+		q := mustPut(changed(managed("u2", 1), func(m *core.ManagedPolicy) { m.Scope.Repository = "app" }))
+		Expect(q.UUID).NotTo(Equal(p.UUID))
+		_, err := h.Policy(ctx, teamA, p.UUID)
+		Expect(err).To(haveCode(domain.CodeNotFound))
+	})
+
+	It("is orphaned when its object is gone without a delete, and can be adopted or deleted then", func() {
+		p := mustPut(managed("u1", 1))
+		Expect(h.Synced(ctx, operator, cluster, []domain.ManagedBy{managed("u1", 7).Manager})).To(Succeed())
+		Expect(h.AdoptPolicy(ctx, alice, teamA, p.UUID)).To(haveCode(domain.CodeConflict))
+		Expect(h.Synced(ctx, operator, cluster, nil)).To(Succeed())
+		h.mustPush(app, "v1")
+		Expect(h.locked(app, "v1")).To(BeTrue(), "it stays in force")
+		Expect(h.AdoptPolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+	})
+
+	Describe("under an operator", func() {
+		It("is here before any client may write", func() {
+			h.with(func(o *core.Options) { o.RequireSync = true })
+			_, err := h.push(app, "v1")
+			Expect(err).To(haveCode(domain.CodeUnavailable))
+			mustPut(managed("u1", 1))
+			_, err = h.push(app, "v1")
+			Expect(err).To(haveCode(domain.CodeUnavailable))
+			Expect(h.Synced(ctx, operator, cluster, []domain.ManagedBy{managed("u1", 1).Manager})).To(Succeed())
+			h.mustPush(app, "v1")
+			Expect(h.locked(app, "v1")).To(BeTrue())
+			h.with(func(*core.Options) {})
+			h.mustPush(app, "v2")
+		})
+	})
+
+	Describe("needs a claim to its organization", func() {
+		claim := func(namespace, uid string, organizations ...string) func(*core.ManagedPolicy) {
+			return func(m *core.ManagedPolicy) {
+				m.Manager.Namespace, m.Manager.UID = namespace, "object-in-"+uid
+				m.Claim = core.Claim{Namespace: domain.Owner{Namespace: namespace, UID: uid}, Organizations: organizations}
+			}
+		}
+		gone := func(o domain.Owner) func(*core.ManagedPolicy) {
+			return func(m *core.ManagedPolicy) { m.Claim.Gone = &o }
+		}
+		refused := func(m core.ManagedPolicy) *domain.Error {
+			GinkgoHelper()
+			_, err := put(m)
+			Expect(err).To(haveCode(domain.CodeOrganizationNotOwned))
+			return err.(*domain.Error)
+		}
+		owner := func() domain.Owner {
+			GinkgoHelper()
+			o, err := h.Organization(ctx, "team-a")
+			Expect(err).NotTo(HaveOccurred())
+			return o.Owner
+		}
+
+		It("by name: only a new one or its own", func() {
+			_, err := h.CreateOrganization(ctx, alice, "team-a")
+			Expect(err).NotTo(HaveOccurred())
+			refused(managed("u1", 1))
+			mustPut(changed(managed("u1", 1), claim("team-a", "ns-a", "team-a")))
+			Expect(owner()).To(Equal(namespaceA))
+			refused(changed(managed("u1", 1), claim("team-a", "recreated")))
+		})
+
+		It("by annotation: a free one, or one whose owner is gone", func() {
+			refused(changed(managed("u1", 1), claim("other", "ns-o", "team-b")))
+			mustPut(managed("u1", 1))
+			e := refused(changed(managed("u1", 1), claim("other", "ns-o", "team-a")))
+			Expect(*e.Owner).To(Equal(namespaceA))
+			refused(changed(managed("u1", 1), claim("other", "ns-o", "team-a"), gone(domain.Owner{Namespace: "team-a", UID: "someone"})))
+			mustPut(changed(managed("u1", 1), claim("other", "ns-o", "team-a"), gone(namespaceA)))
+			Expect(owner()).To(Equal(domain.Owner{Namespace: "other", UID: "ns-o"}))
+			Expect(h.entries(audit.KindOrgOwner)[0].Metadata).To(And(HaveKeyWithValue("owner_namespace", "other"), HaveKeyWithValue("previous_owner_namespace", "team-a")))
+		})
+
+		It("by *: policies, never ownership", func() {
+			mustPut(managed("u1", 1))
+			mustPut(changed(managed("u1", 1), claim("platform", "ns-p", "*")))
+			Expect(owner()).To(Equal(namespaceA))
+			mustPut(changed(managed("u1", 1), claim("platform", "ns-p", "*"), func(m *core.ManagedPolicy) { m.Manager.Name, m.Scope.Organization = "new", "fresh" }))
+			o, err := h.Organization(ctx, "fresh")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(o.Owner).To(Equal(domain.Owner{}))
+		})
+
+		It("and stays in force when it is lost, deletable only as Retain", func() {
+			release := func(m *core.ManagedPolicy) { m.Spec.ReclaimPolicy = domain.Release }
+			mustPut(changed(managed("u1", 1), release))
+			h.mustPush(app, "v1")
+			mustPut(changed(managed("u1", 1), claim("other", "ns-o", "team-a"), gone(namespaceA)))
+			refused(changed(managed("u1", 2), pattern("x")))
+			remove("u1")
+			Expect(h.DeleteManagedPolicy(ctx, operator, cluster, changed(managed("", 1), claim("other", "ns-o")).Manager)).To(Succeed())
+			h.clock.Advance(time.Hour)
+			h.with(func(*core.Options) {})
+			Eventually(func() []audit.View { return h.entries(audit.KindDeletePolicy) }).WithTimeout(5 * time.Second).Should(HaveLen(2))
+			h.idle()
+			Expect(h.locked(app, "v1")).To(BeTrue())
+		})
+	})
+})

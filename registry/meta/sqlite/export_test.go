@@ -1,0 +1,26 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+// Queued counts the writes that wait for the next transaction.
+func (s *Store) Queued() int { return len(s.writer.requests) }
+
+// LimitPages makes the disk full for the writer: SQLite answers SQLITE_FULL past that many pages.
+func (s *Store) LimitPages(ctx context.Context, pages int) error {
+	return s.writer.do(ctx, func(*meta.Tx) error {
+		rows, err := s.writer.session.conn.QueryContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", pages))
+		if err != nil {
+			return err
+		}
+		return rows.Close()
+	})
+}
+
+// Break does what SQLite does after FULL, IOERR, NOMEM or INTERRUPT: it rolls back the running transaction. To be
+// called by a member.
+func (s *Store) Break() { _, _ = s.writer.session.Exec(context.Background(), "ROLLBACK") }

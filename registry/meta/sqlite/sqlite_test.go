@@ -1,0 +1,154 @@
+package sqlite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/sqlite"
+)
+
+func TestSQLite(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "meta/sqlite")
+}
+
+var ctx = context.Background()
+
+var _ = Describe("The writer", func() {
+	var store *sqlite.Store
+	var path string
+	open := func() {
+		var err error
+		store, err = sqlite.Open(ctx, path, slog.New(slog.DiscardHandler))
+		Expect(err).NotTo(HaveOccurred())
+	}
+	BeforeEach(func() {
+		path = filepath.Join(GinkgoT().TempDir(), "odd %?#.db")
+		open()
+	})
+	AfterEach(func() { Expect(store.Close()).To(Succeed()) })
+
+	insert := func(name string) func(*meta.Tx) error {
+		return func(tx *meta.Tx) error {
+			_, err := tx.InsertOrganization(name, domain.Owner{}, time.Unix(1, 0))
+			return err
+		}
+	}
+	names := func() (list []string) {
+		GinkgoHelper()
+		Expect(store.Read(ctx, func(r *meta.Reader) error {
+			organizations, err := r.Organizations()
+			for _, o := range organizations {
+				list = append(list, o.Name)
+			}
+			return err
+		})).To(Succeed())
+		return list
+	}
+	// together runs writes so that they share one transaction: the first holds the writer until all are queued.
+	together := func(writes ...func(*meta.Tx) error) []error {
+		entered, release := make(chan struct{}), make(chan struct{})
+		errs := make([]error, len(writes))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = store.Write(ctx, meta.Scope{}, func(*meta.Tx) error { close(entered); <-release; return nil })
+		})
+		<-entered
+		for i, write := range writes {
+			queued := make(chan struct{})
+			wg.Go(func() {
+				close(queued)
+				errs[i] = store.Write(ctx, meta.Scope{}, write)
+			})
+			<-queued
+		}
+		Eventually(store.Queued).Should(Equal(len(writes)))
+		close(release)
+		wg.Wait()
+		return errs
+	}
+
+	It("undoes only the member that fails, also one that panics", func() {
+		wrong := errors.New("wrong")
+		errs := together(insert("a"),
+			func(tx *meta.Tx) error { _ = insert("undone")(tx); return wrong },
+			func(tx *meta.Tx) error { _ = insert("undone")(tx); panic("oops") },
+			insert("a"), // violates a constraint
+			insert("b"))
+		Expect(errs[0]).NotTo(HaveOccurred())
+		Expect(errs[1]).To(MatchError(wrong))
+		Expect(domain.CodeOf(errs[2])).To(Equal(domain.CodeUnavailable))
+		Expect(errs[3]).To(HaveOccurred())
+		Expect(errs[4]).NotTo(HaveOccurred())
+		Expect(names()).To(Equal([]string{"a", "b"}))
+	})
+
+	It("runs the others again when one breaks the transaction", func() {
+		runs := 0
+		errs := together(
+			func(tx *meta.Tx) error { runs++; return insert("a")(tx) },
+			func(*meta.Tx) error { store.Break(); return nil },
+			insert("b"))
+		Expect(errs[0]).NotTo(HaveOccurred())
+		Expect(domain.CodeOf(errs[1])).To(Equal(domain.CodeUnavailable))
+		Expect(errs[2]).NotTo(HaveOccurred())
+		Expect(runs).To(Equal(2))
+		Expect(names()).To(Equal([]string{"a", "b"}))
+	})
+
+	It("answers 503 and loses nothing that was acknowledged when the disk is full, and goes on when there is room", func() {
+		Expect(store.Write(ctx, meta.Scope{}, insert("before"))).To(Succeed())
+		Expect(store.LimitPages(ctx, 1)).To(Succeed())
+		big := func(tx *meta.Tx) error {
+			for i := range 2000 {
+				if err := insert(fmt.Sprintf("%0200d", i))(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		Expect(domain.CodeOf(store.Write(ctx, meta.Scope{}, big))).To(Equal(domain.CodeUnavailable))
+		Expect(names()).To(Equal([]string{"before"}))
+		Expect(store.LimitPages(ctx, 1<<30)).To(Succeed())
+		Expect(store.Write(ctx, meta.Scope{}, insert("later"))).To(Succeed())
+		Expect(names()).To(Equal([]string{"before", "later"}))
+	})
+
+	It("does not begin for a client that has gone", func() {
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		Expect(store.Write(gone, meta.Scope{}, insert("a"))).To(MatchError(context.Canceled))
+		Expect(names()).To(BeEmpty())
+	})
+
+	It("keeps what was committed over a restart, and refuses writes once closed", func() {
+		Expect(store.Write(ctx, meta.Scope{}, insert("a"))).To(Succeed())
+		Expect(store.Close()).To(Succeed())
+		Expect(domain.CodeOf(store.Write(ctx, meta.Scope{}, insert("b")))).To(Equal(domain.CodeUnavailable))
+		Expect(domain.CodeOf(store.Read(ctx, func(*meta.Reader) error { return nil }))).To(Equal(domain.CodeUnavailable))
+		open()
+		Expect(names()).To(Equal([]string{"a"}))
+	})
+
+	It("lets more readers in than it has sessions, while a write waits", func() {
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				defer GinkgoRecover()
+				Expect(names()).To(BeEmpty())
+			})
+		}
+		wg.Wait()
+	})
+})
