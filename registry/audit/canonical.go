@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -43,11 +44,7 @@ func appendCanonical(b []byte, value any) ([]byte, error) {
 		}
 		return append(b, ']'), nil
 	case Metadata:
-		names := make([]string, 0, len(v))
-		for name := range v {
-			names = append(names, name)
-		}
-		slices.Sort(names)
+		names := slices.Sorted(maps.Keys(v))
 		b = append(b, '{')
 		for i, name := range names {
 			if i > 0 {
@@ -63,6 +60,34 @@ func appendCanonical(b []byte, value any) ([]byte, error) {
 	}
 	return nil, fmt.Errorf("a %T cannot be encoded", value)
 }
+
+// objectWriter writes an object whose members are given in their order.
+type objectWriter struct {
+	b   []byte
+	err error
+}
+
+func (w *objectWriter) begin() { w.b = append(make([]byte, 0, 640), '{') }
+
+func (w *objectWriter) value(name string, value any) {
+	if w.err != nil {
+		return
+	}
+	if len(w.b) > 1 {
+		w.b = append(w.b, ',')
+	}
+	w.b = append(appendString(w.b, name), ':')
+	w.b, w.err = appendCanonical(w.b, value)
+}
+
+// optional leaves an empty value out.
+func (w *objectWriter) optional(name, value string) {
+	if value != "" {
+		w.value(name, value)
+	}
+}
+
+func (w *objectWriter) end() ([]byte, error) { return append(w.b, '}'), w.err }
 
 func appendInteger(b []byte, v int64) ([]byte, error) {
 	if v > 1<<53 || v < -(1<<53) {

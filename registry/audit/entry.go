@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -115,58 +116,73 @@ var personalMetadata = []string{"username"}
 // format, kind, origin and time. A personal value v of the field f stands as "sha256:" and the hexadecimal SHA-256 of
 // salt, 0x00, f, 0x00, v.
 func Encode(origin string, e Entry) (Record, error) {
-	var salt [16]byte
-	if _, err := rand.Read(salt[:]); err != nil {
+	p, err := newPseudonyms()
+	if err != nil {
 		return Record{}, fmt.Errorf("salting an audit entry: %w", err)
 	}
-	personal := Personal{Salt: hex.EncodeToString(salt[:]), Values: map[string]string{}}
-	hide := func(field, value string) string {
-		personal.Values[field] = value
-		return HashPersonal(salt[:], field, value)
-	}
-	leaf := Metadata{
-		"format": Format,
-		"origin": origin,
-		"time":   e.Time.UTC().Format(timeFormat),
-		"kind":   string(e.Kind),
-	}
-	set := func(field, value string) {
-		if value != "" {
-			leaf[field] = value
-		}
-	}
-	set("namespace", e.Organization)
-	set("repository", e.Repository)
-	set("performer_kind", string(e.Caller.Kind))
-	set("token", e.Caller.TokenID)
-	if e.Caller.Name != "" {
-		leaf["performer"] = hide("performer", e.Caller.Name)
-	}
-	if e.Caller.Address != "" {
-		leaf["address"] = hide("address", e.Caller.Address)
-	}
+	var w objectWriter
+	w.begin()
+	w.optional("address", p.of("address", e.Caller.Address))
+	w.value("format", Format)
+	w.value("kind", string(e.Kind))
 	if len(e.Metadata) > 0 {
-		metadata := e.Metadata
-		for _, field := range personalMetadata {
-			if value, ok := e.Metadata[field].(string); ok {
-				metadata = clone(metadata)
-				metadata[field] = hide("metadata."+field, value)
-			}
-		}
-		leaf["metadata"] = metadata
+		w.value("metadata", p.ofMetadata(e.Metadata))
 	}
-	encoded, err := appendCanonical(make([]byte, 0, 512), leaf)
+	w.optional("namespace", e.Organization)
+	w.value("origin", origin)
+	w.optional("performer", p.of("performer", e.Caller.Name))
+	w.optional("performer_kind", string(e.Caller.Kind))
+	w.optional("repository", e.Repository)
+	w.value("time", e.Time.UTC().Format(timeFormat))
+	w.optional("token", e.Caller.TokenID)
+	leaf, err := w.end()
 	if err != nil {
 		return Record{}, fmt.Errorf("encoding a %s entry: %w", e.Kind, err)
 	}
-	values, err := json.Marshal(personal)
+	personal, err := p.encode()
 	if err != nil {
 		return Record{}, fmt.Errorf("encoding the personal values of a %s entry: %w", e.Kind, err)
 	}
 	return Record{
 		Time: e.Time, Kind: e.Kind, Organization: e.Organization, Repository: e.Repository, Tag: e.Tag, Policy: e.Policy,
-		Performer: e.Caller.Name, Leaf: encoded, Personal: values,
+		Performer: e.Caller.Name, Leaf: leaf, Personal: personal,
 	}, nil
+}
+
+// pseudonyms replaces the personal values of one entry by hashes and keeps the values.
+type pseudonyms struct {
+	salt   [16]byte
+	values Metadata
+}
+
+func newPseudonyms() (*pseudonyms, error) {
+	p := &pseudonyms{values: Metadata{}}
+	_, err := rand.Read(p.salt[:])
+	return p, err
+}
+
+// of returns what stands in the leaf for the value of a field: empty for an empty value.
+func (p *pseudonyms) of(field, value string) string {
+	if value == "" {
+		return ""
+	}
+	p.values[field] = value
+	return HashPersonal(p.salt[:], field, value)
+}
+
+func (p *pseudonyms) ofMetadata(metadata Metadata) Metadata {
+	for _, field := range personalMetadata {
+		if value, ok := metadata[field].(string); ok {
+			metadata = maps.Clone(metadata)
+			metadata[field] = p.of("metadata."+field, value)
+		}
+	}
+	return metadata
+}
+
+// encode returns the JSON of Personal.
+func (p *pseudonyms) encode() ([]byte, error) {
+	return appendCanonical(make([]byte, 0, 128), Metadata{"salt": hex.EncodeToString(p.salt[:]), "values": p.values})
 }
 
 // timeFormat is RFC 3339 in UTC with exactly six decimals.
@@ -185,14 +201,6 @@ func HashPersonal(salt []byte, field, value string) string {
 
 // LeafHash is the hash of a leaf in the Merkle tree (RFC 6962, section 2.1).
 func LeafHash(leaf []byte) tlog.Hash { return tlog.RecordHash(leaf) }
-
-func clone(m Metadata) Metadata {
-	c := make(Metadata, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
-}
 
 // Indexed is an entry that has its place in the log.
 type Indexed struct {

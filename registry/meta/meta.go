@@ -127,8 +127,9 @@ func (tx *Tx) do(query string, args ...any) error {
 	return err
 }
 
-// Statements over sets come in a few fixed sizes, so that they stay prepared; a set is cut into these.
-var setSizes = []int{256, 32, 8, 1}
+// Statements over sets come in a few fixed sizes, so that they stay prepared; a set is cut into these. They are small
+// because SQLite looks up each numbered parameter in a list of all.
+var setSizes = []int{16, 4, 1}
 
 // chunks calls fn with consecutive parts of n items, each of one of setSizes.
 func chunks(n int, fn func(from, size int) error) error {

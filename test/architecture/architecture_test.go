@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"registry/meta/sqlite":   {"registry/domain", "registry/audit", "registry/meta"},
 	"registry/core":          {"registry/domain", "registry/policy", "registry/audit", "registry/meta"},
 	"registry/auth":          {"registry/domain"},
-	"registry/openapi":       {},
+	"registry/openapi":       {"registry/domain"},
 	"registry/ociapi":        {"registry/domain", "registry/audit", "registry/blob", "registry/core", "registry/auth"},
 	"registry/mgmtapi":       {"registry/domain", "registry/audit", "registry/core", "registry/auth", "registry/openapi"},
 	"registry/client":        {"registry/domain", "registry/openapi"},
