@@ -57,11 +57,7 @@ func (c *Core) LogCounts(ctx context.Context, q audit.Query) (counts []audit.Cou
 func (c *Core) WaitLog(ctx context.Context, after int64) error {
 	for {
 		indexed := c.sequencer.Indexed()
-		var size int64
-		err := c.read(ctx, func(r *meta.Reader) (err error) {
-			size, err = r.LogSize()
-			return err
-		})
+		size, err := c.LogSize(ctx)
 		if err != nil || size > after+1 {
 			return err
 		}
@@ -71,6 +67,15 @@ func (c *Core) WaitLog(ctx context.Context, after int64) error {
 		case <-indexed:
 		}
 	}
+}
+
+// LogSize returns the number of entries that can be read: the index of the next one.
+func (c *Core) LogSize(ctx context.Context) (size int64, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		size, err = r.LogSize()
+		return err
+	})
+	return size, err
 }
 
 // LogOrigin names the audit log.

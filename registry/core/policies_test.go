@@ -49,7 +49,7 @@ var _ = eachEngine("A policy", func(h *harness) {
 		for _, e := range changes {
 			Expect(e.Performer).To(Equal("system"))
 			Expect(e.Metadata).To(And(HaveKeyWithValue("username", "system"), HaveKeyWithValue("trigger", "policy"), HaveKeyWithValue("immutable", true),
-				HaveKeyWithValue("previous_immutable", false), HaveKeyWithValue("policy_uuid", p.UUID), HaveKeyWithValue("policy_pattern", "v.*"), HaveKeyWithValue("policy_scope", "namespace"), HaveKey("manifest_digest")))
+				HaveKeyWithValue("hold", "placed"), HaveKeyWithValue("previous_immutable", false), HaveKeyWithValue("policy_uuid", p.UUID), HaveKeyWithValue("policy_pattern", "v.*"), HaveKeyWithValue("policy_scope", "namespace"), HaveKey("manifest_digest")))
 		}
 		Expect(status.Sweeps[0]).To(And(HaveField("FirstIndex", changes[0].Index), HaveField("LastIndex", changes[2].Index), HaveField("Changed", int64(3)), HaveField("Total", int64(4)), HaveField("Examined", int64(4))))
 		summary := h.entries(audit.KindApplyPolicy)
@@ -192,6 +192,7 @@ var _ = eachEngine("A policy that goes or narrows", func(h *harness) {
 		Expect(metadataOf(entries, "immutable")).To(Equal([]any{false, true}))
 		Expect(metadataOf(entries, "previous_immutable")).To(Equal([]any{true, true}))
 		Expect(metadataOf(entries, "trigger")).To(Equal([]any{"policy", "policy"}))
+		Expect(metadataOf(entries, "hold")).To(Equal([]any{"removed", "removed"}))
 	})
 
 	DescribeTable("narrowed to v1", func(reclaim domain.ReclaimPolicy, v2 bool) {

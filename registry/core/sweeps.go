@@ -285,7 +285,7 @@ func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo doma
 			continue
 		}
 		holds = append(holds, meta.Hold{TagID: t.ID, PolicyID: p.ID})
-		ch.logImmutability(repo.Name, t, revision.Ref(), audit.TriggerPolicy, true, held[t.ID] || before(repo.Name.Path, t))
+		ch.logImmutability(repo.Name, t, revision.Ref(), audit.TriggerPolicy, holdPlaced, true, held[t.ID] || before(repo.Name.Path, t))
 		b.changed = append(b.changed, repo.Name.Path+":"+t.Name)
 	}
 	return ch.PlaceHolds(holds, ch.now)
@@ -318,7 +318,7 @@ func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, trigger 
 			return b, err
 		}
 		stays := len(others) > 1 || set.Locking(t.Repository, t.ID, t.Name) != nil
-		ch.logImmutability(domain.RepositoryName{Organization: p.Organization, Path: t.Repository}, t.Tag, p.Ref(), trigger, stays, true)
+		ch.logImmutability(domain.RepositoryName{Organization: p.Organization, Path: t.Repository}, t.Tag, p.Ref(), trigger, holdRemoved, stays, true)
 		b.changed = append(b.changed, t.Repository+":"+t.Name)
 	}
 	return b, nil

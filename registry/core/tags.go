@@ -246,7 +246,7 @@ func (c *Core) SetTagImmutable(ctx context.Context, caller domain.Caller, name d
 			if err := ch.RemoveHold(h); err != nil {
 				return err
 			}
-			ch.logImmutability(repo.Name, t, ref, audit.TriggerManual, i < len(holds)-1, true)
+			ch.logImmutability(repo.Name, t, ref, audit.TriggerManual, holdRemoved, i < len(holds)-1, true)
 		}
 		return nil
 	})
@@ -258,14 +258,21 @@ func (ch *change) holdByHand(repo domain.Repository, t domain.Tag, holds []meta.
 			return nil
 		}
 	}
-	ch.logImmutability(repo.Name, t, nil, audit.TriggerManual, true, before)
+	ch.logImmutability(repo.Name, t, nil, audit.TriggerManual, holdPlaced, true, before)
 	return ch.PlaceHolds([]meta.Hold{{TagID: t.ID, PolicyID: meta.ByHand}}, ch.now)
 }
 
-// logImmutability adds the entry of one hold that was placed or removed.
-func (ch *change) logImmutability(name domain.RepositoryName, t domain.Tag, ref *domain.PolicyRef, trigger string, after, before bool) {
+// What an entry of a tag's immutability says of the hold, in metadata "hold".
+const (
+	holdPlaced  = "placed"
+	holdRemoved = "removed"
+)
+
+// logImmutability adds the entry of one hold that was placed or removed. Whether the tag is locked before and after the
+// cause is another matter: other holds and policies may lock it too.
+func (ch *change) logImmutability(name domain.RepositoryName, t domain.Tag, ref *domain.PolicyRef, trigger, hold string, after, before bool) {
 	ch.log(audit.KindChangeImmutability, aboutTag(name, t.Name).by(ref), policyMetadata(ref, audit.Metadata{
-		"username": ch.caller.Name, "trigger": trigger, "immutable": after, "previous_immutable": before, "manifest_digest": t.Digest.String(),
+		"username": ch.caller.Name, "trigger": trigger, "hold": hold, "immutable": after, "previous_immutable": before, "manifest_digest": t.Digest.String(),
 	}))
 }
 

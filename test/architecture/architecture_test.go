@@ -34,7 +34,7 @@ var allowed = map[string][]string{
 	"registry":               {"registry/domain", "registry/audit", "registry/blob", "registry/blob/fs", "registry/meta", "registry/meta/sqlite", "registry/core", "registry/auth", "registry/ociapi", "registry/mgmtapi"},
 	"api/v1alpha1":           {"registry/domain", "registry/policy"},
 	"webhooks":               {"api/v1alpha1", "registry/domain", "registry/policy", "registry/client", "registry/openapi"},
-	"controllers":            {"api/v1alpha1", "registry/domain", "registry/policy", "registry/client", "registry/openapi"},
+	"controllers":            {"api/v1alpha1", "registry/audit", "registry/domain", "registry/policy", "registry/client", "registry/openapi"},
 }
 
 // elsewhere are packages that may import what they like: wiring, development and tests.
