@@ -37,7 +37,7 @@ var _ = eachEngine("Deleting a manifest by digest", func(h *harness) {
 	It("with_mixed_tags", func() {
 		d := h.mustPush(app, "v1.0.0")
 		for _, tag := range []string{"latest", "v1.0", "v1"} {
-			Expect(h.SetTag(ctx, alice, app, tag, d)).To(Succeed())
+			Expect(h.setTag(app, tag, d)).To(Succeed())
 		}
 		h.mustCreate(teamA, releases)
 		err := h.DeleteManifest(ctx, alice, app, d)
@@ -67,7 +67,7 @@ var _ = eachEngine("Deleting a manifest by digest", func(h *harness) {
 		Expect(err).NotTo(HaveOccurred())
 		_, err = h.put(app, "v1", index("outer", inner))
 		Expect(err).NotTo(HaveOccurred())
-		Expect(h.SetTagImmutable(ctx, alice, app, "v1", true)).To(Succeed())
+		Expect(h.hold(app, "v1", true)).To(Succeed())
 		for _, d := range []digest.Digest{child, inner} {
 			Expect(h.DeleteManifest(ctx, alice, app, d)).To(And(haveCode(domain.CodeTagImmutable), MatchError(ContainSubstring("'v1'"))))
 		}
@@ -134,7 +134,7 @@ var _ = eachEngine("A locked tag", func(h *harness) {
 	It("is neither moved nor restored through the REST API", func() {
 		h.mustCreate(teamA, releases)
 		other := h.tag(app, "latest")
-		Expect(h.SetTag(ctx, alice, app, "v1", other)).To(haveCode(domain.CodeTagImmutable))
+		Expect(h.setTag(app, "v1", other)).To(haveCode(domain.CodeTagImmutable))
 		Expect(h.RestoreTag(ctx, alice, app, "v1", other)).To(haveCode(domain.CodeTagImmutable))
 	})
 
@@ -164,12 +164,12 @@ var _ = eachEngine("A locked tag", func(h *harness) {
 
 	It("is locked and unlocked by hand, idempotently, with an entry each", func() {
 		for range 2 {
-			Expect(h.SetTagImmutable(ctx, alice, app, "latest", true)).To(Succeed())
+			Expect(h.hold(app, "latest", true)).To(Succeed())
 		}
 		Expect(h.locked(app, "latest")).To(BeTrue())
 		Expect(h.DeleteTag(ctx, alice, app, "latest")).To(haveCode(domain.CodeTagImmutable))
 		for range 2 {
-			Expect(h.SetTagImmutable(ctx, alice, app, "latest", false)).To(Succeed())
+			Expect(h.hold(app, "latest", false)).To(Succeed())
 		}
 		Expect(h.DeleteTag(ctx, alice, app, "latest")).To(Succeed())
 		changes := h.entries(audit.KindChangeImmutability)
@@ -178,9 +178,20 @@ var _ = eachEngine("A locked tag", func(h *harness) {
 		Expect(changes[1].Metadata).To(And(HaveKeyWithValue("immutable", false), HaveKeyWithValue("previous_immutable", true)))
 	})
 
+	It("is moved and locked in one transaction, or not at all", func() {
+		other, yes, no := h.tag(app, "latest"), true, false
+		Expect(h.ChangeTag(ctx, alice, app, "v1", core.TagChange{Digest: digest.FromString("nowhere"), Immutable: &yes})).To(haveCode(domain.CodeManifestUnknown))
+		Expect(h.locked(app, "v1")).To(BeFalse())
+		Expect(h.ChangeTag(ctx, alice, app, "v1", core.TagChange{Digest: other, Immutable: &yes})).To(Succeed())
+		Expect(h.tag(app, "v1")).To(Equal(other))
+		Expect(h.locked(app, "v1")).To(BeTrue())
+		Expect(h.ChangeTag(ctx, alice, app, "v1", core.TagChange{Digest: h.mustPush(app, "third"), Immutable: &no})).To(Succeed())
+		Expect(h.locked(app, "v1")).To(BeFalse())
+	})
+
 	It("is not unlocked by hand while a policy covers it", func() {
 		p := h.mustCreate(teamA, releases)
-		Expect(h.SetTagImmutable(ctx, alice, app, "v1", false)).To(And(haveCode(domain.CodeConflict), MatchError(ContainSubstring(p.UUID))))
+		Expect(h.hold(app, "v1", false)).To(And(haveCode(domain.CodeConflict), MatchError(ContainSubstring(p.UUID))))
 	})
 })
 

@@ -168,7 +168,7 @@ var _ = eachEngine("A policy that goes or narrows", func(h *harness) {
 		h.mustPush(app, "v3")
 		Expect(h.locked(app, "v3")).To(BeFalse(), "new tags are not covered any more")
 		By("unlocking one tag by hand")
-		Expect(h.SetTagImmutable(ctx, alice, app, "v1", false)).To(Succeed())
+		Expect(h.hold(app, "v1", false)).To(Succeed())
 		Expect(h.locked(app, "v1")).To(BeFalse())
 		By("releasing the rest")
 		Expect(h.ReleasePolicy(ctx, alice, teamA, p.UUID)).To(Equal(1))
@@ -327,7 +327,7 @@ var _ = eachEngine("A preview", func(h *harness) {
 		for _, tag := range []string{"v1", "v2", "latest"} {
 			h.mustPush(app, tag)
 		}
-		Expect(h.SetTagImmutable(ctx, alice, app, "v2", true)).To(Succeed())
+		Expect(h.hold(app, "v2", true)).To(Succeed())
 		Expect(h.Preview(ctx, teamA, releases)).To(Equal(core.Coverage{Total: 3, Covered: 2, Locked: 1, Sample: []string{"app:v1", "app:v2"}}))
 		Expect(h.Preview(ctx, core.Scope{Organization: "nowhere"}, releases)).To(Equal(core.Coverage{}))
 	})

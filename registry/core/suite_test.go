@@ -151,6 +151,16 @@ func (h *harness) put(name domain.RepositoryName, tag string, m domain.Manifest)
 	return result.Digest, err
 }
 
+// setTag points a tag to a digest.
+func (h *harness) setTag(name domain.RepositoryName, tag string, d digest.Digest) error {
+	return h.ChangeTag(ctx, alice, name, tag, core.TagChange{Digest: d})
+}
+
+// hold places or removes the hold by hand.
+func (h *harness) hold(name domain.RepositoryName, tag string, immutable bool) error {
+	return h.ChangeTag(ctx, alice, name, tag, core.TagChange{Immutable: &immutable})
+}
+
 func (h *harness) mustPush(name domain.RepositoryName, tag string) digest.Digest {
 	GinkgoHelper()
 	d, err := h.push(name, tag)

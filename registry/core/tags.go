@@ -101,39 +101,32 @@ func tagUnknown(name domain.RepositoryName, tag string) error {
 	return domain.Errorf(domain.CodeManifestUnknown, "tag %s is not in repository %s", tag, name)
 }
 
-// onTag runs fn on a live tag with the policies of its repository.
-func (c *Core) onTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, fn func(*change, domain.Repository, domain.Tag, policy.Set) error) error {
+// DeleteTag removes a tag; its manifest stays. TAG_IMMUTABLE if it is locked.
+func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error {
 	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
 		if err != nil {
 			return err
 		}
-		found, err := ch.findTag(repo, tag)
+		t, err := ch.findTag(repo, tag)
 		if err != nil {
 			return err
 		}
-		if found == nil {
+		if t == nil {
 			return tagUnknown(name, tag)
 		}
 		set, err := inForce(&ch.Reader, repo.OrganizationID, name.Path)
 		if err != nil {
 			return err
 		}
-		return fn(ch, repo, *found, set)
-	})
-}
-
-// DeleteTag removes a tag; its manifest stays. TAG_IMMUTABLE if it is locked.
-func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error {
-	return c.onTag(ctx, caller, name, tag, func(ch *change, repo domain.Repository, t domain.Tag, set policy.Set) error {
-		lock, err := lockOf(&ch.Reader, set, name.Path, t)
+		lock, err := lockOf(&ch.Reader, set, name.Path, *t)
 		if err != nil {
 			return err
 		}
 		if lock != nil {
 			return refuse(audit.KindDeleteTagFailed, "delete", name, lock, "")
 		}
-		return ch.deleteTag(repo, t, set)
+		return ch.deleteTag(repo, *t, set)
 	})
 }
 
@@ -180,76 +173,108 @@ func (c *Core) DeleteManifest(ctx context.Context, caller domain.Caller, name do
 	})
 }
 
-// SetTag points a tag to a manifest of the repository, creating the tag if need be.
-func (c *Core) SetTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
-	return c.pointTag(ctx, caller, name, tag, d, "overwrite", audit.KindCreateTag, audit.KindMoveTag)
-}
-
-// RestoreTag points a tag to a digest that it had before: a creation if no live tag has the name, else a move.
-func (c *Core) RestoreTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
-	return c.pointTag(ctx, caller, name, tag, d, "restore", audit.KindRevertTag, audit.KindRevertTag)
-}
-
-func (c *Core) pointTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest, operation string, create, move audit.Kind) error {
-	if err := domain.ValidateTag(tag); err != nil {
-		return err
-	}
+// ChangeTag changes what a tag points to and whether it is held by hand, in one transaction: it removes the hold first
+// and places it last.
+//
+// A digest must be a manifest of the repository; the tag is created if need be. Removing the hold removes the retained
+// holds of policies that are gone or no longer cover the tag with it; while a policy covers the tag it cannot be
+// unlocked: CONFLICT naming the policy.
+func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, to TagChange) error {
 	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
 		if err != nil {
 			return err
 		}
-		m, err := findManifest(&ch.Reader, repo, domain.Reference{Digest: d})
-		if err != nil {
-			return err
-		}
-		found, err := ch.findTag(repo, tag)
-		if err != nil || found != nil && found.Digest == d {
-			return err
-		}
-		plan, err := ch.planTag(repo, found, tag, d, operation)
-		if err != nil {
-			return err
-		}
-		return ch.setTag(plan, m, create, move)
-	})
-}
-
-// SetTagImmutable places a hold by hand, or removes it together with the retained holds of policies that are gone or no
-// longer cover the tag. While a policy covers the tag it cannot be unlocked: CONFLICT naming the policy.
-func (c *Core) SetTagImmutable(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, immutable bool) error {
-	return c.onTag(ctx, caller, name, tag, func(ch *change, repo domain.Repository, t domain.Tag, set policy.Set) error {
-		holds, err := ch.Holds([]domain.Tag{t})
-		if err != nil {
-			return err
-		}
-		covering := set.Locking(name.Path, t.ID, t.Name)
-		before := covering != nil || len(holds) > 0
-		if immutable {
-			return ch.holdByHand(repo, t, holds, before)
-		}
-		if covering != nil {
-			ref := covering.Ref()
-			answer := domain.Errorf(domain.CodeConflict, "tag '%s' stays immutable: %s policy %s (pattern %s) covers it; change the policy", t.Name, ref.Scope, ref.UUID, ref.Pattern)
-			answer.Lock = &domain.LockError{Tags: []string{t.Name}, Count: 1, Digest: t.Digest, Policy: ref}
-			return answer
-		}
-		for i, h := range holds {
-			var ref *domain.PolicyRef
-			if h.PolicyID != meta.ByHand {
-				p, err := ch.PolicyByID(h.PolicyID)
-				if err != nil {
-					return err
-				}
-				ref = p.Ref()
-			}
-			if err := ch.RemoveHold(h); err != nil {
+		if to.Immutable != nil && !*to.Immutable {
+			if err := ch.setImmutable(repo, tag, false); err != nil {
 				return err
 			}
-			ch.logImmutability(repo.Name, t, ref, audit.TriggerManual, holdRemoved, i < len(holds)-1, true)
+		}
+		if to.Digest != "" {
+			if err := ch.pointTag(repo, tag, to.Digest, "overwrite", audit.KindCreateTag, audit.KindMoveTag); err != nil {
+				return err
+			}
+		}
+		if to.Immutable != nil && *to.Immutable {
+			return ch.setImmutable(repo, tag, true)
 		}
 		return nil
 	})
+}
+
+// RestoreTag points a tag to a digest that it had before: a creation if no live tag has the name, else a move.
+func (c *Core) RestoreTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
+	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+		repo, err := repository(&ch.Reader, name)
+		if err != nil {
+			return err
+		}
+		return ch.pointTag(repo, tag, d, "restore", audit.KindRevertTag, audit.KindRevertTag)
+	})
+}
+
+func (ch *change) pointTag(repo domain.Repository, tag string, d digest.Digest, operation string, create, move audit.Kind) error {
+	if err := domain.ValidateTag(tag); err != nil {
+		return err
+	}
+	m, err := findManifest(&ch.Reader, repo, domain.Reference{Digest: d})
+	if err != nil {
+		return err
+	}
+	found, err := ch.findTag(repo, tag)
+	if err != nil || found != nil && found.Digest == d {
+		return err
+	}
+	plan, err := ch.planTag(repo, found, tag, d, operation)
+	if err != nil {
+		return err
+	}
+	return ch.setTag(plan, m, create, move)
+}
+
+// setImmutable places or removes the hold by hand.
+func (ch *change) setImmutable(repo domain.Repository, tag string, immutable bool) error {
+	found, err := ch.findTag(repo, tag)
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		return tagUnknown(repo.Name, tag)
+	}
+	t := *found
+	set, err := inForce(&ch.Reader, repo.OrganizationID, repo.Name.Path)
+	if err != nil {
+		return err
+	}
+	holds, err := ch.Holds([]domain.Tag{t})
+	if err != nil {
+		return err
+	}
+	covering := set.Locking(repo.Name.Path, t.ID, t.Name)
+	if immutable {
+		return ch.holdByHand(repo, t, holds, covering != nil || len(holds) > 0)
+	}
+	if covering != nil {
+		ref := covering.Ref()
+		answer := domain.Errorf(domain.CodeConflict, "tag '%s' stays immutable: %s policy %s (pattern %s) covers it; change the policy", t.Name, ref.Scope, ref.UUID, ref.Pattern)
+		answer.Lock = &domain.LockError{Tags: []string{t.Name}, Count: 1, Digest: t.Digest, Policy: ref}
+		return answer
+	}
+	for i, h := range holds {
+		var ref *domain.PolicyRef
+		if h.PolicyID != meta.ByHand {
+			p, err := ch.PolicyByID(h.PolicyID)
+			if err != nil {
+				return err
+			}
+			ref = p.Ref()
+		}
+		if err := ch.RemoveHold(h); err != nil {
+			return err
+		}
+		ch.logImmutability(repo.Name, t, ref, audit.TriggerManual, holdRemoved, i < len(holds)-1, true)
+	}
+	return nil
 }
 
 func (ch *change) holdByHand(repo domain.Repository, t domain.Tag, holds []meta.Hold, before bool) error {

@@ -44,6 +44,13 @@ type Scope struct {
 	Repository string
 }
 
+// TagChange changes a tag; what is empty stays.
+type TagChange struct {
+	Digest digest.Digest
+	// Immutable places the hold by hand, or removes it.
+	Immutable *bool
+}
+
 // TagQuery selects tags of a repository, ordered by name.
 type TagQuery struct {
 	// After skips the names up to and including it, Offset that many of the matching names behind.

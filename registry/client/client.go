@@ -1,0 +1,256 @@
+// Package client is all that the Kubernetes operator knows of the registry: its endpoints under /api/v1/operator.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+const (
+	// DefaultTimeout bounds a call that does not wait on purpose.
+	DefaultTimeout = 10 * time.Second
+	// MaxLogLimit bounds the entries that one call of Log returns.
+	MaxLogLimit = 500
+	// MaxLogWait bounds how long one call of Log waits for an entry.
+	MaxLogWait = 30 * time.Second
+
+	// maxAnswer bounds what is read of an answer, in bytes.
+	maxAnswer = 32 << 20
+)
+
+// Options say where the registry is and who calls it.
+type Options struct {
+	// URL is the registry's address, such as https://tidelock-registry.tidelock-system.svc:5000.
+	URL string
+	// TokenFile holds the operator's token. It is read for each call, so that it can be rotated.
+	TokenFile string
+	// Token gives the operator's token instead of TokenFile.
+	Token func() (string, error)
+	// CA is a PEM bundle that the registry's certificate must lead to; without it, the system's.
+	CA []byte
+	// TLS is used instead of CA where more than a bundle is to be said.
+	TLS *tls.Config
+	// Timeout bounds each call, DefaultTimeout by default. Log may take as much longer as it is asked to wait.
+	Timeout time.Duration
+}
+
+// Client calls the registry. It is safe for concurrent use. All errors that the registry answers with are an *Error;
+// others mean that it could not be reached or understood, and may be tried again.
+type Client struct {
+	base    *url.URL
+	token   func() (string, error)
+	timeout time.Duration
+	http    *http.Client
+}
+
+// New makes a client. It does not call the registry.
+func New(options Options) (*Client, error) {
+	base, err := url.Parse(options.URL)
+	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
+		return nil, fmt.Errorf("registry address %q is not an http or https URL", options.URL)
+	}
+	if (options.TokenFile == "") == (options.Token == nil) {
+		return nil, errors.New("the registry's client needs either a token file or a token")
+	}
+	base = base.JoinPath("/")
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 16
+	switch {
+	case options.TLS != nil && len(options.CA) > 0:
+		return nil, errors.New("the registry's client takes a CA bundle or a TLS configuration, not both")
+	case options.TLS != nil:
+		transport.TLSClientConfig = options.TLS.Clone()
+	case len(options.CA) > 0:
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(options.CA) {
+			return nil, errors.New("the registry's CA bundle has no certificate in PEM")
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	c := &Client{
+		base: base, token: options.Token, timeout: options.Timeout,
+		// A redirect would carry the token to wherever it points.
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+	if c.token == nil {
+		c.token = func() (string, error) {
+			content, err := os.ReadFile(options.TokenFile)
+			return strings.TrimSpace(string(content)), err
+		}
+	}
+	if c.timeout == 0 {
+		c.timeout = DefaultTimeout
+	}
+	return c, nil
+}
+
+// PutPolicy makes a policy what the ImmutabilityPolicy of this namespace and name declares. It is idempotent.
+func (c *Client) PutPolicy(ctx context.Context, namespace, name string, policy openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+	var status openapi.PolicyStatus
+	err := c.call(ctx, request{method: http.MethodPut, path: policyPath(namespace, name), body: policy, answer: &status})
+	return status, err
+}
+
+// PolicyStatus reads how far a policy has come. IsNotFound tells that the registry does not know it.
+func (c *Client) PolicyStatus(ctx context.Context, namespace, name string) (openapi.PolicyStatus, error) {
+	var status openapi.PolicyStatus
+	err := c.call(ctx, request{method: http.MethodGet, path: policyPath(namespace, name), answer: &status})
+	return status, err
+}
+
+// DeletePolicy withdraws the policy of an ImmutabilityPolicy. cluster is the UID of the namespace kube-system, uid the
+// object's. It is a no-op for another UID and for a policy that is not there.
+func (c *Client) DeletePolicy(ctx context.Context, namespace, name, cluster, uid string) error {
+	query := url.Values{"cluster": {cluster}, "uid": {uid}}
+	return c.call(ctx, request{method: http.MethodDelete, path: policyPath(namespace, name), query: query})
+}
+
+// Preview says what a policy would mean for the tags that are there. It changes nothing.
+func (c *Client) Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error) {
+	var coverage openapi.Coverage
+	err := c.call(ctx, request{method: http.MethodPost, path: []string{"preview"}, body: policy, answer: &coverage})
+	return coverage, err
+}
+
+// Synced says that every object of the cluster has been put or refused for good. present lists all objects that exist;
+// policies of others become orphaned.
+func (c *Client) Synced(ctx context.Context, cluster string, present []openapi.Manager) error {
+	if present == nil {
+		present = []openapi.Manager{}
+	}
+	body := openapi.Present{Cluster: cluster, Present: present}
+	return c.call(ctx, request{method: http.MethodPost, path: []string{"synced"}, body: body})
+}
+
+// Log reads the audit log behind the entry with index after (-1: from its beginning), oldest first, at most limit
+// entries (1 to MaxLogLimit). If there is none it waits for the first, up to wait (whole seconds, up to MaxLogWait).
+func (c *Client) Log(ctx context.Context, after int64, limit int, wait time.Duration) (openapi.LogSegment, error) {
+	query := url.Values{
+		"after": {strconv.FormatInt(after, 10)},
+		"limit": {strconv.Itoa(limit)},
+		"wait":  {strconv.FormatInt(int64(wait/time.Second), 10)},
+	}
+	var segment openapi.LogSegment
+	err := c.call(ctx, request{method: http.MethodGet, path: []string{"log"}, query: query, answer: &segment, wait: wait})
+	return segment, err
+}
+
+// PolicyLog reads like Log, but only the entries about one policy, and without waiting. Size still counts all entries.
+func (c *Client) PolicyLog(ctx context.Context, uuid string, after int64, limit int) (openapi.LogSegment, error) {
+	query := url.Values{"policy": {uuid}, "after": {strconv.FormatInt(after, 10)}, "limit": {strconv.Itoa(limit)}}
+	var segment openapi.LogSegment
+	err := c.call(ctx, request{method: http.MethodGet, path: []string{"log"}, query: query, answer: &segment})
+	return segment, err
+}
+
+// LogCursor returns the index of the next entry that the named reader has to read, 0 at first.
+func (c *Client) LogCursor(ctx context.Context, name string) (int64, error) {
+	var cursor openapi.Cursor
+	err := c.call(ctx, request{method: http.MethodGet, path: []string{"cursors", name}, answer: &cursor})
+	return cursor.Next, err
+}
+
+// MoveLogCursor moves the named reader on. IsStale tells that it was not at from any more.
+func (c *Client) MoveLogCursor(ctx context.Context, name string, from, to int64) error {
+	body := openapi.CursorMove{From: from, To: to}
+	return c.call(ctx, request{method: http.MethodPut, path: []string{"cursors", name}, body: body})
+}
+
+// Ready returns nil if the registry answers that it is ready.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.do(ctx, request{method: http.MethodGet, path: []string{"readyz"}})
+}
+
+func policyPath(namespace, name string) []string {
+	return []string{"immutabilitypolicies", namespace, name}
+}
+
+type request struct {
+	method string
+	path   []string
+	query  url.Values
+	body   any
+	answer any
+	wait   time.Duration
+}
+
+// call calls an endpoint of the operator.
+func (c *Client) call(ctx context.Context, r request) error {
+	r.path = append([]string{"api", "v1", "operator"}, r.path...)
+	return c.do(ctx, r)
+}
+
+// target is the address of a request. url.JoinPath would resolve "." and ".." in names.
+func (c *Client) target(r request) *url.URL {
+	target := *c.base
+	var escaped []string
+	for _, segment := range r.path {
+		escaped = append(escaped, url.PathEscape(segment))
+	}
+	target.RawPath = target.EscapedPath() + strings.Join(escaped, "/")
+	target.Path += strings.Join(r.path, "/")
+	target.RawQuery = r.query.Encode()
+	return &target
+}
+
+func (c *Client) do(ctx context.Context, r request) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout+r.wait)
+	defer cancel()
+	target := c.target(r)
+	var body io.Reader
+	if r.body != nil {
+		encoded, err := json.Marshal(r.body)
+		if err != nil {
+			return fmt.Errorf("encoding a request to the registry: %w", err)
+		}
+		body = bytes.NewReader(encoded)
+	}
+	request, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
+	if err != nil {
+		return fmt.Errorf("calling the registry: %w", err)
+	}
+	token, err := c.token()
+	if err != nil {
+		return fmt.Errorf("reading the operator's token: %w", err)
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return fmt.Errorf("calling the registry: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	answer := io.LimitReader(response.Body, maxAnswer)
+	if response.StatusCode/100 != 2 {
+		return readError(response, answer)
+	}
+	if r.answer == nil {
+		// What is left unread would keep the connection from being used again.
+		_, err = io.Copy(io.Discard, answer)
+	} else {
+		err = json.NewDecoder(answer).Decode(r.answer)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the registry's answer to %s %s: %w", r.method, target.Path, err)
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package mgmtapi
+
+import (
+	"context"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/core"
+	"github.com/tidelock/tidelock/registry/domain"
+)
+
+// Core is what the API needs of the one writer. Errors that clients may see are *domain.Error.
+type Core interface {
+	organizations
+	repositories
+	tags
+	policies
+	logs
+	operatorProtocol
+}
+
+type organizations interface {
+	CreateOrganization(ctx context.Context, caller domain.Caller, name string) (domain.Organization, error)
+	DeleteOrganization(ctx context.Context, caller domain.Caller, name string) error
+	Organization(ctx context.Context, name string) (domain.Organization, error)
+	Organizations(ctx context.Context) ([]domain.Organization, error)
+}
+
+type repositories interface {
+	CreateRepository(ctx context.Context, caller domain.Caller, name domain.RepositoryName, repository core.NewRepository) error
+	UpdateRepository(ctx context.Context, caller domain.Caller, name domain.RepositoryName, change core.RepositoryChange) error
+	DeleteRepository(ctx context.Context, caller domain.Caller, name domain.RepositoryName) error
+	Repository(ctx context.Context, name domain.RepositoryName) (domain.Repository, error)
+	Repositories(ctx context.Context, organization, afterPath string, limit int) ([]domain.Repository, error)
+}
+
+type tags interface {
+	ListTags(ctx context.Context, name domain.RepositoryName, query core.TagQuery) ([]core.TagView, error)
+	TagHistory(ctx context.Context, name domain.RepositoryName, tag string, limit int) ([]domain.PastTag, error)
+	ChangeTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, to core.TagChange) error
+	RestoreTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error
+	DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error
+}
+
+type policies interface {
+	CreatePolicy(ctx context.Context, caller domain.Caller, scope core.Scope, spec domain.PolicySpec) (domain.Policy, error)
+	UpdatePolicy(ctx context.Context, caller domain.Caller, scope core.Scope, uuid string, spec domain.PolicySpec) (domain.Policy, error)
+	DeletePolicy(ctx context.Context, caller domain.Caller, scope core.Scope, uuid string) error
+	ReleasePolicy(ctx context.Context, caller domain.Caller, scope core.Scope, uuid string) (int, error)
+	AdoptPolicy(ctx context.Context, caller domain.Caller, scope core.Scope, uuid string) error
+	Policies(ctx context.Context, scope core.Scope) ([]domain.Policy, error)
+	Policy(ctx context.Context, scope core.Scope, uuid string) (domain.Policy, error)
+	PolicyManagers(ctx context.Context, uuids []string) (map[string]*domain.ManagedBy, error)
+}
+
+type logs interface {
+	Log(ctx context.Context, query audit.Query) ([]audit.View, error)
+	LogCounts(ctx context.Context, query audit.Query) ([]audit.Count, error)
+	LogSize(ctx context.Context) (int64, error)
+	LogOrigin(ctx context.Context) (string, error)
+	// WaitLog returns nil once an entry with an index above after can be read.
+	WaitLog(ctx context.Context, after int64) error
+}
+
+type operatorProtocol interface {
+	PutManagedPolicy(ctx context.Context, caller domain.Caller, policy core.ManagedPolicy) (core.PolicyStatus, error)
+	ManagedPolicyStatus(ctx context.Context, kind, namespace, name string) (core.PolicyStatus, error)
+	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
+	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error
+	LogCursor(ctx context.Context, name string) (int64, error)
+	MoveLogCursor(ctx context.Context, name string, from, to int64) error
+}

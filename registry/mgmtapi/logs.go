@@ -1,0 +1,134 @@
+package mgmtapi
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+// logPage is how many entries a page has, as in Quay.
+const logPage = 20
+
+// selectLog reads whose log the path means, and the filters.
+func (c *call) selectLog() (audit.Query, error) {
+	selection := audit.Query{After: -1, Tag: c.query.text("tag"), Policy: c.query.text("policy"), Performer: c.query.text("performer")}
+	switch {
+	case c.parameters["repository"] != "":
+		name, err := c.repository()
+		if err != nil {
+			return selection, err
+		}
+		selection.Organization, selection.Repository = name.Organization, name.Path
+	case c.parameters["organization"] != "":
+		name, err := c.organization()
+		if err != nil {
+			return selection, err
+		}
+		selection.Organization = name
+	}
+	for _, kind := range c.query["kind"] {
+		selection.Kinds = append(selection.Kinds, audit.Kind(kind))
+	}
+	var err error
+	selection.From, selection.To, err = c.query.period()
+	return selection, err
+}
+
+func (a *API) listLogs(c *call) (answer, error) {
+	selection, err := c.selectLog()
+	if err != nil {
+		return answer{}, err
+	}
+	// A page begins below the last entry of the page before, so entries that come in between shift nothing.
+	if selection.Before, err = c.query.number("next_page", 0, 1, math.MaxInt64); err != nil {
+		return answer{}, err
+	}
+	// One more than a page tells whether there is another.
+	selection.Limit = logPage + 1
+	entries, err := a.core.Log(c.Context(), selection)
+	if err != nil {
+		return answer{}, err
+	}
+	if len(entries) == 0 {
+		if err := a.checkLogExists(c, selection); err != nil {
+			return answer{}, err
+		}
+	}
+	page := openapi.LogPage{StartTime: rfc2822(time.Unix(0, 0)), EndTime: rfc2822(a.now()), Logs: []openapi.LogItem{}}
+	if !selection.From.IsZero() {
+		page.StartTime = rfc2822(selection.From)
+	}
+	if !selection.To.IsZero() {
+		page.EndTime = rfc2822(selection.To)
+	}
+	if len(entries) > logPage {
+		entries = entries[:logPage]
+		page.NextPage = strconv.FormatInt(entries[logPage-1].Index, 10)
+	}
+	for _, entry := range entries {
+		page.Logs = append(page.Logs, viewLogItem(entry, selection.Organization == ""))
+	}
+	return ok(page), nil
+}
+
+// checkLogExists tells a name that was never there (404) from a log without entries that match. The log of what was
+// deleted stays readable.
+func (a *API) checkLogExists(c *call, selection audit.Query) error {
+	if selection.Organization == "" {
+		return nil
+	}
+	all := audit.Query{Organization: selection.Organization, Repository: selection.Repository, After: -1, Limit: 1}
+	entries, err := a.core.Log(c.Context(), all)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	if selection.Repository != "" {
+		_, err = a.core.Repository(c.Context(), domain.RepositoryName{Organization: selection.Organization, Path: selection.Repository})
+	} else {
+		_, err = a.core.Organization(c.Context(), selection.Organization)
+	}
+	return err
+}
+
+func (a *API) countLogs(c *call) (answer, error) {
+	selection, err := c.selectLog()
+	if err != nil {
+		return answer{}, err
+	}
+	counts, err := a.core.LogCounts(c.Context(), selection)
+	if err != nil {
+		return answer{}, err
+	}
+	if len(counts) == 0 {
+		if err := a.checkLogExists(c, selection); err != nil {
+			return answer{}, err
+		}
+	}
+	aggregated := openapi.LogCounts{Aggregated: []openapi.LogCount{}}
+	for _, count := range counts {
+		aggregated.Aggregated = append(aggregated.Aggregated, openapi.LogCount{Kind: string(count.Kind), Count: count.Count, Datetime: rfc2822(count.Day)})
+	}
+	return ok(aggregated), nil
+}
+
+func viewLogItem(entry audit.View, withNamespace bool) openapi.LogItem {
+	item := openapi.LogItem{
+		Index: entry.Index, Kind: string(entry.Kind), Metadata: entry.Metadata, IP: entry.Address, Datetime: rfc2822(entry.Time),
+	}
+	if withNamespace && entry.Organization != "" {
+		item.Namespace = &openapi.LogNamespace{Kind: "org", Name: entry.Organization}
+	}
+	if entry.PerformerKind != "" {
+		performer := viewPerformer(entry)
+		item.Performer = &performer
+	}
+	return item
+}
+
+func viewPerformer(entry audit.View) openapi.Performer {
+	return openapi.Performer{Kind: string(entry.PerformerKind), Name: entry.Performer}
+}

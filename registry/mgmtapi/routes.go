@@ -1,0 +1,73 @@
+package mgmtapi
+
+import (
+	"net/http"
+
+	"github.com/tidelock/tidelock/registry/auth"
+)
+
+const (
+	get    = http.MethodGet
+	post   = http.MethodPost
+	put    = http.MethodPut
+	remove = http.MethodDelete
+)
+
+var (
+	countQuery = []string{"starttime", "endtime", "performer", "kind", "tag", "policy"}
+	logQuery   = append([]string{"next_page"}, countQuery...)
+)
+
+// routes is the one table of what the API serves. A request that has no entry here is 404 or 405.
+var routes = []route{
+	{method: post, path: "/api/v1/organization/", permission: auth.OrganizationCreate, handle: (*API).createOrganization},
+	{method: get, path: "/api/v1/organization/{organization}", permission: auth.OrganizationRead, handle: (*API).getOrganization},
+	{method: remove, path: "/api/v1/organization/{organization}", permission: auth.OrganizationAdmin, handle: (*API).deleteOrganization},
+	{method: get, path: "/api/v1/superuser/organizations/", permission: auth.OrganizationRead, handle: (*API).listOrganizations},
+
+	{method: get, path: "/api/v1/repository", permission: auth.RepositoryRead, query: []string{"namespace", "next_page", "public", "repo_kind"}, handle: (*API).listRepositories},
+	{method: post, path: "/api/v1/repository", permission: auth.RepositoryCreate, handle: (*API).createRepository},
+	{method: get, path: "/api/v1/repository/{repository}", permission: auth.RepositoryRead, handle: (*API).getRepository},
+	{method: put, path: "/api/v1/repository/{repository}", permission: auth.RepositoryAdmin, handle: (*API).updateRepository},
+	{method: remove, path: "/api/v1/repository/{repository}", permission: auth.RepositoryAdmin, handle: (*API).deleteRepository},
+	{method: post, path: "/api/v1/repository/{repository}/changevisibility", permission: auth.RepositoryAdmin, handle: (*API).changeVisibility},
+
+	{method: get, path: "/api/v1/repository/{repository}/tag/", permission: auth.TagRead, query: []string{"page", "limit", "specificTag", "filter_tag_name", "onlyActiveTags"}, handle: (*API).listTags},
+	{method: put, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagWrite, handle: (*API).changeTag},
+	{method: remove, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagWrite, handle: (*API).deleteTag},
+	{method: post, path: "/api/v1/repository/{repository}/tag/{tag}/restore", permission: auth.TagWrite, handle: (*API).restoreTag},
+
+	{method: get, path: "/api/v1/organization/{organization}/immutabilitypolicy/", permission: auth.PolicyRead, handle: (*API).listPolicies},
+	{method: post, path: "/api/v1/organization/{organization}/immutabilitypolicy/", permission: auth.PolicyWrite, handle: (*API).createPolicy},
+	{method: get, path: "/api/v1/organization/{organization}/immutabilitypolicy/{uuid}", permission: auth.PolicyRead, handle: (*API).getPolicy},
+	{method: put, path: "/api/v1/organization/{organization}/immutabilitypolicy/{uuid}", permission: auth.PolicyWrite, handle: (*API).updatePolicy},
+	{method: remove, path: "/api/v1/organization/{organization}/immutabilitypolicy/{uuid}", permission: auth.PolicyWrite, handle: (*API).deletePolicy},
+	{method: post, path: "/api/v1/organization/{organization}/immutabilitypolicy/{uuid}/release", permission: auth.PolicyWrite, handle: (*API).releasePolicy},
+	{method: post, path: "/api/v1/organization/{organization}/immutabilitypolicy/{uuid}/adopt", permission: auth.PolicyWrite, handle: (*API).adoptPolicy},
+	{method: get, path: "/api/v1/repository/{repository}/immutabilitypolicy/", permission: auth.PolicyRead, handle: (*API).listPolicies},
+	{method: post, path: "/api/v1/repository/{repository}/immutabilitypolicy/", permission: auth.PolicyWrite, handle: (*API).createPolicy},
+	{method: get, path: "/api/v1/repository/{repository}/immutabilitypolicy/{uuid}", permission: auth.PolicyRead, handle: (*API).getPolicy},
+	{method: put, path: "/api/v1/repository/{repository}/immutabilitypolicy/{uuid}", permission: auth.PolicyWrite, handle: (*API).updatePolicy},
+	{method: remove, path: "/api/v1/repository/{repository}/immutabilitypolicy/{uuid}", permission: auth.PolicyWrite, handle: (*API).deletePolicy},
+	{method: post, path: "/api/v1/repository/{repository}/immutabilitypolicy/{uuid}/release", permission: auth.PolicyWrite, handle: (*API).releasePolicy},
+	{method: post, path: "/api/v1/repository/{repository}/immutabilitypolicy/{uuid}/adopt", permission: auth.PolicyWrite, handle: (*API).adoptPolicy},
+
+	{method: get, path: "/api/v1/organization/{organization}/logs", permission: auth.LogsRead, query: logQuery, handle: (*API).listLogs},
+	{method: get, path: "/api/v1/repository/{repository}/logs", permission: auth.LogsRead, query: logQuery, handle: (*API).listLogs},
+	{method: get, path: "/api/v1/superuser/logs", permission: auth.SuperuserLogs, query: logQuery, handle: (*API).listLogs},
+	{method: get, path: "/api/v1/organization/{organization}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
+	{method: get, path: "/api/v1/repository/{repository}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
+	{method: get, path: "/api/v1/superuser/aggregatelogs", permission: auth.SuperuserLogs, query: countQuery, handle: (*API).countLogs},
+
+	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedPolicy},
+	{method: get, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedPolicy},
+	{method: remove, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid"}, handle: (*API).deleteManagedPolicy},
+	{method: post, path: "/api/v1/operator/preview", permission: auth.OperatorProtocol, handle: (*API).previewPolicy},
+	{method: post, path: "/api/v1/operator/synced", permission: auth.OperatorProtocol, maxBody: 16 << 20, handle: (*API).synced},
+	{method: get, path: "/api/v1/operator/log", permission: auth.OperatorProtocol, query: []string{"after", "limit", "wait", "policy"}, handle: (*API).followLog},
+	{method: get, path: "/api/v1/operator/cursors/{cursor}", permission: auth.OperatorProtocol, handle: (*API).getCursor},
+	{method: put, path: "/api/v1/operator/cursors/{cursor}", permission: auth.OperatorProtocol, handle: (*API).moveCursor},
+
+	{method: get, path: "/api/v1/openapi.json", permission: auth.OpenAPIRead, handle: (*API).openAPIJSON},
+	{method: get, path: "/api/v1/openapi.yaml", permission: auth.OpenAPIRead, handle: (*API).openAPIYAML},
+}

@@ -1,0 +1,250 @@
+package mgmtapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tidelock/tidelock/registry/auth"
+	"github.com/tidelock/tidelock/registry/core"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta/sqlite"
+	"github.com/tidelock/tidelock/registry/mgmtapi"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+func TestMgmtAPI(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "mgmtapi")
+}
+
+const (
+	adminPassword = "a password for tests"
+	operatorToken = "a token for tests, long enough for one"
+	// soon is how long the core may take for what it does in the background.
+	soon = 10 * time.Second
+)
+
+var (
+	document      *openapi3.T
+	authenticator *auth.Authenticator
+)
+
+var _ = BeforeSuite(func() {
+	var err error
+	document, err = openapi3.NewLoader().LoadFromData(openapi.YAML)
+	Expect(err).NotTo(HaveOccurred())
+	dir := GinkgoT().TempDir()
+	options := auth.Options{AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token")}
+	Expect(os.WriteFile(options.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
+	Expect(os.WriteFile(options.OperatorTokenFile, []byte(operatorToken), 0o600)).To(Succeed())
+	authenticator, err = auth.New(options)
+	Expect(err).NotTo(HaveOccurred())
+})
+
+// clock is a time that tests move.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) Set(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = t
+}
+
+// beginning is when each test begins.
+var beginning = time.Date(2026, time.March, 14, 15, 9, 26, 0, time.UTC)
+
+// registry is the API on a real core.
+type registry struct {
+	server *httptest.Server
+	core   *core.Core
+	clock  *clock
+}
+
+func newRegistry(options core.Options) *registry {
+	GinkgoHelper()
+	logger := slog.New(slog.NewTextHandler(GinkgoWriter, nil))
+	ctx, cancel := context.WithCancel(context.Background())
+	store, err := sqlite.Open(ctx, filepath.Join(GinkgoT().TempDir(), "registry.db"), logger)
+	Expect(err).NotTo(HaveOccurred())
+	r := &registry{clock: &clock{now: beginning}}
+	options.Logger, options.Now = logger, r.clock.Now
+	r.core = core.New(store, options)
+	done := make(chan error, 1)
+	go func() { done <- r.core.Run(ctx) }()
+	r.server = serve(r.core, r.clock.Now)
+	DeferCleanup(func() {
+		r.server.Close()
+		cancel()
+		Eventually(done).WithTimeout(soon).Should(Receive(BeNil()))
+		Expect(store.Close()).To(Succeed())
+	})
+	return r
+}
+
+// serve serves the API on any core.
+func serve(core mgmtapi.Core, now func() time.Time) *httptest.Server {
+	return httptest.NewServer(mgmtapi.New(mgmtapi.Options{
+		Core: core, Authenticator: authenticator, Logger: slog.New(slog.NewTextHandler(GinkgoWriter, nil)), Now: now,
+	}))
+}
+
+// response is an answer, read whole.
+type response struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// problem reads the body as a problem.
+func (r response) problem() openapi.Problem {
+	GinkgoHelper()
+	var problem openapi.Problem
+	Expect(json.Unmarshal([]byte(r.body), &problem)).To(Succeed(), r.body)
+	return problem
+}
+
+// into reads the body.
+func into[T any](r response) T {
+	GinkgoHelper()
+	var value T
+	Expect(r.status).To(And(BeNumerically(">=", 200), BeNumerically("<", 300)), r.body)
+	Expect(json.Unmarshal([]byte(r.body), &value)).To(Succeed(), r.body)
+	return value
+}
+
+// caller sends requests as somebody.
+type caller func(*http.Request)
+
+func anonymous(*http.Request)  {}
+func admin(r *http.Request)    { r.SetBasicAuth("admin", adminPassword) }
+func operator(r *http.Request) { r.Header.Set("Authorization", "Bearer "+operatorToken) }
+
+// send sends a request and holds the answer against the OpenAPI document.
+func send(server *httptest.Server, as caller, method, path, body string) response {
+	GinkgoHelper()
+	request, err := http.NewRequest(method, server.URL+path, strings.NewReader(body))
+	Expect(err).NotTo(HaveOccurred())
+	as(request)
+	answer, err := server.Client().Do(request)
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { _ = answer.Body.Close() }()
+	content, err := io.ReadAll(answer.Body)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(answer.Header.Get("Cache-Control")).To(Equal("no-store"))
+	if method != http.MethodHead {
+		checkAgainstDocument(request, answer, content)
+	}
+	return response{status: answer.StatusCode, header: answer.Header, body: strings.TrimSuffix(string(content), "\n")}
+}
+
+func checkAgainstDocument(request *http.Request, answer *http.Response, content []byte) {
+	GinkgoHelper()
+	path, _ := mgmtapi.Match(request)
+	operation := &openapi3.Operation{Responses: openapi3.NewResponses(openapi3.WithName("default", document.Components.Responses["Failed"].Value))}
+	if path != "" {
+		item := document.Paths.Value(path)
+		Expect(item).NotTo(BeNil(), path)
+		operation = item.GetOperation(request.Method)
+		Expect(operation).NotTo(BeNil(), request.Method+" "+path)
+	}
+	err := openapi3filter.ValidateResponse(context.Background(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: &openapi3filter.RequestValidationInput{
+			Request: request, Route: &routers.Route{Spec: document, Path: path, Method: request.Method, Operation: operation},
+		},
+		Status: answer.StatusCode, Header: answer.Header, Body: io.NopCloser(bytes.NewReader(content)),
+		Options: &openapi3filter.Options{IncludeResponseStatus: true},
+	})
+	if err != nil {
+		Fail(fmt.Sprintf("%s %s: %d %s: %s", request.Method, request.URL, answer.StatusCode, content, err))
+	}
+	if answer.StatusCode >= 400 {
+		Expect(answer.Header.Get("Content-Type")).To(Equal("application/problem+json"))
+	}
+}
+
+// as sends a request as somebody, admin as admin.
+func (r *registry) as(who caller, method, path, body string) response {
+	GinkgoHelper()
+	return send(r.server, who, method, path, body)
+}
+
+func (r *registry) admin(method, path, body string) response {
+	GinkgoHelper()
+	return r.as(admin, method, path, body)
+}
+
+// must sends a request that has to succeed.
+func (r *registry) must(method, path, body string) response {
+	GinkgoHelper()
+	answer := r.admin(method, path, body)
+	Expect(answer.status).To(And(BeNumerically(">=", 200), BeNumerically("<", 300)), "%s %s: %s", method, path, answer.body)
+	return answer
+}
+
+// user is who pushes in tests.
+var user = domain.Caller{Name: "admin", Kind: domain.CallerUser, Address: "192.0.2.1"}
+
+// push pushes a manifest with this content under a tag; organization and repository are created.
+func (r *registry) push(repository, tag, content string) digest.Digest {
+	GinkgoHelper()
+	name, err := domain.ParseRepositoryName(repository)
+	Expect(err).NotTo(HaveOccurred())
+	d := digest.FromString(content)
+	_, err = r.core.PutManifest(context.Background(), user, name, core.Push{
+		Reference: domain.Reference{Tag: tag},
+		Manifest:  domain.Manifest{Digest: d, MediaType: "application/vnd.oci.image.manifest.v1+json", Size: int64(len(content)), Content: []byte(content)},
+		Create:    core.CreateOrganization,
+	})
+	Expect(err).NotTo(HaveOccurred())
+	return d
+}
+
+// swept waits until a policy's sweeps are done.
+func (r *registry) swept(scope core.Scope, uuid string) {
+	GinkgoHelper()
+	Eventually(func(g Gomega) {
+		status, err := r.core.PolicyStatus(context.Background(), scope, uuid)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(status.Swept).To(BeTrue())
+	}).WithTimeout(soon).Should(Succeed())
+}
+
+// policy makes a policy and waits for its sweep.
+func (r *registry) policy(organization, pattern string) string {
+	GinkgoHelper()
+	body := fmt.Sprintf(`{"tagPattern": %q}`, pattern)
+	id := into[openapi.PolicyID](r.admin("POST", "/api/v1/organization/"+organization+"/immutabilitypolicy/", body))
+	r.swept(core.Scope{Organization: organization}, id.UUID)
+	return id.UUID
+}
+
+// coreOptions are the core's defaults.
+var coreOptions core.Options
