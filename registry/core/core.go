@@ -28,7 +28,8 @@ type Options struct {
 	DeletionDelay time.Duration
 	// RefusalWindow is how long repeats of a refusal are counted into one entry; 60 seconds by default.
 	RefusalWindow time.Duration
-	// SweepBatch is how many tags one transaction of a sweep visits; 500 by default.
+	// SweepBatch is how many tags one transaction of a sweep visits; 100 by default, so that pushes wait for a few
+	// milliseconds only.
 	SweepBatch int
 	// RequireSync refuses writes of clients until an operator has said once that all its objects are here.
 	RequireSync bool
@@ -62,7 +63,7 @@ func New(store meta.Store, options Options) *Core {
 		options.RefusalWindow = time.Minute
 	}
 	if options.SweepBatch == 0 {
-		options.SweepBatch = 500
+		options.SweepBatch = 100
 	}
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,

@@ -196,7 +196,6 @@ CREATE INDEX audit_tag ON audit_entries (organization, repository, tag, idx) WHE
 CREATE INDEX audit_policy ON audit_entries (policy, idx) WHERE idx IS NOT NULL AND policy <> '';
 CREATE INDEX audit_performer ON audit_entries (performer, idx) WHERE idx IS NOT NULL;
 CREATE INDEX audit_kind ON audit_entries (kind, idx) WHERE idx IS NOT NULL;
-CREATE INDEX audit_time ON audit_entries (time, idx) WHERE idx IS NOT NULL;
 
 -- Where readers of the log have come to, for instance the operator's Events.
 CREATE TABLE log_cursors (
