@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidelock/tidelock/registry"
+)
+
+func newRegistryCommand() *cobra.Command {
+	var cfg registry.Config
+	cmd := &cobra.Command{
+		Use:   "registry",
+		Short: "Serve the registry",
+		Long: `Serve the registry from one data directory, until SIGTERM: then it finishes what runs and exits.
+
+Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-dir) or a key of the YAML file that
+--config names (data-dir). Flags win, then variables, then the file.`,
+		Args:              cobra.NoArgs,
+		PersistentPreRunE: loadSettings,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Logger = newLogger()
+			r, err := registry.New(cfg)
+			if err != nil {
+				return err
+			}
+			return r.Run(cmd.Context())
+		},
+	}
+	cfg.AddFlags(cmd.PersistentFlags())
+	cmd.AddCommand(newAdoptClusterCommand(&cfg))
+	return cmd
+}
+
+func newAdoptClusterCommand(cfg *registry.Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "adopt-cluster UID",
+		Short: "Hand a stopped registry over to another Kubernetes cluster",
+		Long: `Hand a stopped registry over to another Kubernetes cluster, after a migration or a rebuilt cluster. UID is the one of
+that cluster's namespace kube-system:
+
+  kubectl get namespace kube-system -o jsonpath={.metadata.uid}
+
+Policies, locks and evidence stay as they are. The change is an entry of the audit log.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := registry.AdoptCluster(cmd.Context(), cfg.DataDir, args[0], newLogger()); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "the registry in %s now belongs to cluster %s\n", cfg.DataDir, args[0])
+			return err
+		},
+	}
+}
+
+// loadSettings completes a command's flags before it runs.
+func loadSettings(cmd *cobra.Command, _ []string) error {
+	return registry.LoadSettings(cmd.Flags(), os.LookupEnv)
+}
+
+func newLogger() *slog.Logger { return slog.New(slog.NewJSONHandler(os.Stderr, nil)) }

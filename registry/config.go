@@ -1,0 +1,216 @@
+package registry
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is how a registry runs.
+type Config struct {
+	// DataDir is where everything is kept. It must be on a local file system.
+	DataDir string
+	// Listen is the address to serve on, "host:port"; port 0 takes a free one.
+	Listen string
+	// AdminPasswordFile holds the password of the account "admin".
+	AdminPasswordFile string
+	// OperatorTokenFile holds the token of the operator. With one the registry belongs to an operator, and refuses
+	// writes until that has brought all of its policies once.
+	OperatorTokenFile string
+	// TLSCert and TLSKey are PEM files; both or none. They are read again when they change.
+	TLSCert, TLSKey string
+	// InsecureHTTP allows plain HTTP on other addresses than loopback.
+	InsecureHTTP bool
+	// TrustedProxies are the addresses whose X-Forwarded-For header counts.
+	TrustedProxies []netip.Prefix
+	// PoliciesDeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes if 0.
+	PoliciesDeletionDelay time.Duration
+	// Logger is slog.Default if nil.
+	Logger *slog.Logger
+}
+
+// DefaultListen is where a registry serves if nobody says otherwise.
+const DefaultListen = "127.0.0.1:5000"
+
+// configFlag names the file that LoadSettings reads.
+const configFlag = "config"
+
+// AddFlags adds the settings of a registry as flags, with the present values as defaults.
+func (c *Config) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&c.DataDir, "data-dir", c.DataDir, "directory of all data, on a local file system; made if it is not there")
+	flags.StringVar(&c.Listen, "listen", cmp.Or(c.Listen, DefaultListen), "address to serve on, host:port")
+	flags.StringVar(&c.AdminPasswordFile, "admin-password-file", c.AdminPasswordFile, "file with the password of the account admin")
+	flags.StringVar(&c.OperatorTokenFile, "operator-token-file", c.OperatorTokenFile, "file with the operator's token; the registry then waits for its operator before it takes writes")
+	flags.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "file with the TLS certificate and its chain, PEM")
+	flags.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "file with the TLS certificate's key, PEM")
+	flags.BoolVar(&c.InsecureHTTP, "insecure-http", c.InsecureHTTP, "serve plain HTTP also on other addresses than loopback")
+	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For header counts")
+	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
+	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
+}
+
+// EnvironmentVariable is the variable that sets a flag, for instance TIDELOCK_DATA_DIR for "data-dir".
+func EnvironmentVariable(flag string) string {
+	return "TIDELOCK_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// LoadSettings completes parsed flags: what the command line does not set is taken from the flag's environment variable,
+// else from the YAML file of --config. The file is read strictly: errors name the line. Lookup is os.LookupEnv.
+func LoadSettings(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
+	var errs []error
+	path := ""
+	open := map[string]*pflag.Flag{}
+	flags.VisitAll(func(flag *pflag.Flag) {
+		if flag.Changed {
+			return
+		}
+		name := EnvironmentVariable(flag.Name)
+		value, ok := lookup(name)
+		if !ok {
+			open[flag.Name] = flag
+		} else if err := flags.Set(flag.Name, value); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	})
+	if flag := flags.Lookup(configFlag); flag != nil {
+		path = flag.Value.String()
+	}
+	if path != "" {
+		errs = append(errs, loadFile(path, flags, open))
+	}
+	return errors.Join(errs...)
+}
+
+// loadFile sets the open flags from a file. Keys of other flags are checked only for being flags.
+func loadFile(path string, flags *pflag.FlagSet, open map[string]*pflag.Flag) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("--%s: %w", configFlag, err)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(content, &document); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if document.IsZero() { // an empty file
+		return nil
+	}
+	root := document.Content[0]
+	if root.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s:%d: settings must be written as \"name: value\"", path, root.Line)
+	}
+	var errs []error
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		key, value := root.Content[i], root.Content[i+1]
+		fail := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("%s:%d: %w", path, key.Line, fmt.Errorf(format, args...)))
+		}
+		switch {
+		case flags.Lookup(key.Value) == nil || key.Value == configFlag || key.Value == "help":
+			fail("there is no setting %q", key.Value)
+		case seen[key.Value]:
+			fail("the setting %s occurs twice", key.Value)
+		default:
+			seen[key.Value] = true
+			text, err := settingText(value)
+			if flag := open[key.Value]; flag != nil && err == nil {
+				err = flags.Set(flag.Name, text)
+			}
+			if err != nil {
+				fail("%s: %w", key.Value, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// settingText writes a YAML value as a flag's text: a scalar, or a list of them, joined by commas.
+func settingText(value *yaml.Node) (string, error) {
+	switch {
+	case value.Kind == yaml.ScalarNode && value.Tag != "!!null":
+		return value.Value, nil
+	case value.Kind == yaml.SequenceNode:
+		var items []string
+		for _, item := range value.Content {
+			if item.Kind != yaml.ScalarNode {
+				return "", errors.New("a list of plain values is needed")
+			}
+			items = append(items, item.Value)
+		}
+		return strings.Join(items, ","), nil
+	}
+	return "", errors.New("a value is needed")
+}
+
+// validate refuses what cannot work, or would only seem to be safe.
+func (c *Config) validate() error {
+	if c.DataDir == "" {
+		return errors.New("--data-dir is required")
+	}
+	if c.AdminPasswordFile == "" && c.OperatorTokenFile == "" {
+		return errors.New("nobody could log in; --admin-password-file is required")
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("--tls-cert and --tls-key belong together")
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q is not host:port", c.Listen)
+	}
+	if c.TLSCert == "" && !c.InsecureHTTP && !loopback(host) {
+		return fmt.Errorf("--listen %s would send passwords over the network in clear; use --tls-cert and --tls-key, a loopback address, or --insecure-http", c.Listen)
+	}
+	return nil
+}
+
+// loopback reports whether a host can only mean this machine. Names other than localhost can mean anything.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	address, err := netip.ParseAddr(host)
+	return err == nil && address.IsLoopback()
+}
+
+// prefixes is the flag of a comma-separated list of addresses and networks.
+type prefixes []netip.Prefix
+
+func (p *prefixes) Set(text string) error {
+	var list []netip.Prefix
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(item)
+		if err != nil {
+			address, err := netip.ParseAddr(item)
+			if err != nil {
+				return fmt.Errorf("%q is neither an address nor a network", item)
+			}
+			prefix = netip.PrefixFrom(address, address.BitLen())
+		}
+		list = append(list, prefix)
+	}
+	*p = list
+	return nil
+}
+
+func (p *prefixes) String() string {
+	items := make([]string, len(*p))
+	for i, prefix := range *p {
+		items[i] = prefix.String()
+	}
+	return strings.Join(items, ",")
+}
+
+// Type implements pflag.Value.
+func (p *prefixes) Type() string { return "networks" }

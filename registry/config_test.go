@@ -1,0 +1,124 @@
+package registry
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/spf13/pflag"
+)
+
+var _ = Describe("settings", func() {
+	// load reads settings as the command does.
+	load := func(file string, environment map[string]string, arguments ...string) (Config, error) {
+		GinkgoHelper()
+		var cfg Config
+		flags := pflag.NewFlagSet("registry", pflag.ContinueOnError)
+		cfg.AddFlags(flags)
+		if file != "" {
+			arguments = append(arguments, "--config", write(GinkgoT().TempDir(), "tidelock.yaml", file))
+		}
+		Expect(flags.Parse(arguments)).To(Succeed())
+		err := LoadSettings(flags, func(name string) (string, bool) {
+			value, ok := environment[name]
+			return value, ok
+		})
+		return cfg, err
+	}
+
+	It("have defaults", func() {
+		cfg, err := load("", nil)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(cfg).To(Equal(Config{Listen: "127.0.0.1:5000", PoliciesDeletionDelay: 5 * time.Minute}))
+	})
+
+	It("come from flags, then variables, then the file", func() {
+		cfg, err := load("data-dir: file\nlisten: file:1\nadmin-password-file: file\n",
+			map[string]string{"TIDELOCK_DATA_DIR": "variable", "TIDELOCK_LISTEN": "variable:1"}, "--data-dir=flag")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(cfg.DataDir).To(Equal("flag"))
+		Expect(cfg.Listen).To(Equal("variable:1"))
+		Expect(cfg.AdminPasswordFile).To(Equal("file"))
+	})
+
+	It("can all stand in the file", func() {
+		cfg, err := load(`# a comment
+data-dir: /var/lib/tidelock
+listen: ":5000"
+admin-password-file: /etc/tidelock/password
+operator-token-file: /etc/tidelock/token
+tls-cert: cert
+tls-key: key
+insecure-http: true
+trusted-proxies: [10.0.0.0/8, 192.0.2.1]
+policies-deletion-delay: 30s
+`, nil)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(cfg).To(Equal(Config{
+			DataDir: "/var/lib/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
+			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
+			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
+		}))
+	})
+
+	DescribeTable("are refused in the file, with the line", func(file, message string) {
+		_, err := load(file, nil)
+		Expect(err).To(MatchError(MatchRegexp(`^/.*/tidelock\.yaml` + message)))
+	},
+		Entry("an unknown key", "listen: localhost:1\n\ndata_dir: x\n", `:3: there is no setting "data_dir"$`),
+		Entry("the file itself", "config: other.yaml\n", `:1: there is no setting "config"$`),
+		Entry("a key twice", "listen: a:1\nlisten: b:1\n", `:2: the setting listen occurs twice$`),
+		Entry("a key that a flag sets too, twice", "listen: a:1\nlisten: b:1\n", `:2: `),
+		Entry("a value of another kind", "\ninsecure-http: perhaps\n", `:2: insecure-http: .*perhaps`),
+		Entry("a duration without a unit", "policies-deletion-delay: 5\n", `:1: policies-deletion-delay: .*unit`),
+		Entry("no value", "data-dir:\n", `:1: data-dir: a value is needed$`),
+		Entry("a value that is a group", "data-dir: {a: b}\n", `:1: data-dir: a value is needed$`),
+		Entry("a list of groups", "trusted-proxies: [{a: b}]\n", `:1: trusted-proxies: a list of plain values is needed$`),
+		Entry("no address", "trusted-proxies: [proxy]\n", `:1: trusted-proxies: .*"proxy" is neither an address nor a network`),
+		Entry("no settings", "- listen\n", `:1: settings must be written as "name: value"$`),
+		Entry("no YAML", "listen: localhost:1\na: b: c\n", `: yaml: line 2: `),
+	)
+
+	It("name the variable that is wrong", func() {
+		_, err := load("", map[string]string{"TIDELOCK_INSECURE_HTTP": "perhaps"})
+		Expect(err).To(MatchError(HavePrefix("TIDELOCK_INSECURE_HTTP: ")))
+	})
+
+	It("may come from an empty file, but not from one that is not there", func() {
+		_, err := load("# nothing\n", nil)
+		Expect(err).NotTo(HaveOccurred())
+		_, err = load("", map[string]string{"TIDELOCK_CONFIG": "/none/such.yaml"})
+		Expect(err).To(MatchError(ContainSubstring("/none/such.yaml")))
+	})
+
+	DescribeTable("are checked before anything is touched", func(change func(*Config), message string) {
+		cfg := settings()
+		change(&cfg)
+		_, err := New(cfg)
+		if message == "" {
+			Expect(cfg.validate()).To(Succeed())
+			return
+		}
+		Expect(err).To(MatchError(message))
+		Expect(cfg.DataDir).NotTo(BeADirectory())
+	},
+		Entry("no data directory", func(c *Config) { c.DataDir = "" }, "--data-dir is required"),
+		Entry("nobody who could log in", func(c *Config) { c.AdminPasswordFile = "" }, "nobody could log in; --admin-password-file is required"),
+		Entry("half of TLS", func(c *Config) { c.TLSCert = "cert" }, "--tls-cert and --tls-key belong together"),
+		Entry("no port", func(c *Config) { c.Listen = "localhost" }, `--listen "localhost" is not host:port`),
+		Entry("all addresses", func(c *Config) { c.Listen = ":0" }, plainText(":0")),
+		Entry("all addresses, written out", func(c *Config) { c.Listen = "0.0.0.0:0" }, plainText("0.0.0.0:0")),
+		Entry("an address", func(c *Config) { c.Listen = "192.0.2.1:0" }, plainText("192.0.2.1:0")),
+		Entry("a name", func(c *Config) { c.Listen = "registry.example:0" }, plainText("registry.example:0")),
+		Entry("localhost", func(c *Config) { c.Listen = "localhost:0" }, ""),
+		Entry("loopback", func(c *Config) { c.Listen = "[::1]:0" }, ""),
+		Entry("all addresses, if the user insists", func(c *Config) { c.Listen, c.InsecureHTTP = ":0", true }, ""),
+		Entry("all addresses with TLS", func(c *Config) { c.Listen, c.TLSCert, c.TLSKey = ":0", "cert", "key" }, ""),
+	)
+})
+
+func plainText(listen string) string {
+	return fmt.Sprintf("--listen %s would send passwords over the network in clear; use --tls-cert and --tls-key, a loopback address, or --insecure-http", listen)
+}

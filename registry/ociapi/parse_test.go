@@ -1,0 +1,93 @@
+package ociapi
+
+import (
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+)
+
+// fill makes a manifest longer, up to a size, by white space.
+func fill(manifest string, size int) string {
+	return manifest[:len(manifest)-1] + strings.Repeat(" ", size-len(manifest)) + "}"
+}
+
+// checkStream sends a body whose length is not announced.
+func checkStream(h *harness, e exchange, body io.Reader) {
+	GinkgoHelper()
+	r := httptest.NewRequest(e.method, e.path, body)
+	r.ContentLength = -1
+	r.SetBasicAuth("admin", "")
+	for name, value := range e.header {
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	Expect(w.Body.String()).To(Equal(e.answer))
+	Expect(w.Code).To(Equal(e.status))
+}
+
+var _ = DescribeTable("parseManifest refuses", func(manifest, message string) {
+	_, _, err := parseManifest("", []byte(manifest))
+	Expect(err).To(MatchError(message))
+},
+	Entry("a list", `[]`, "the manifest does not have the form of one: json: cannot unmarshal array into Go value of type ociapi.manifestFields"),
+	Entry("a key twice", `{"schemaVersion":2,"layers":[],"layers":[]}`, `the manifest is not acceptable JSON: the key "layers" occurs twice in one object`),
+	Entry("a key twice, far inside", `{"annotations":{"a":"1","a":"2"}}`, `the manifest is not acceptable JSON: the key "a" occurs twice in one object`),
+	Entry("a key in other letters", `{"schemaVersion":2,"Layers":[]}`, `the manifest is not acceptable JSON: the key "Layers" is a field of manifests in other letters`),
+	Entry("a key in letters that only fold", `{"layerſ":[]}`, `the manifest is not acceptable JSON: the key "layerſ" is a field of manifests in other letters`),
+	Entry("a descriptor's key in other letters", `{"config":{"Digest":""}}`, `the manifest is not acceptable JSON: the key "Digest" is a field of manifests in other letters`),
+	Entry("depth", strings.Repeat(`{"a":`, 33)+"0"+strings.Repeat("}", 33), "the manifest is not acceptable JSON: it is nested more than 32 deep"),
+	Entry("depth that never ends", strings.Repeat(`[`, 1<<20), "the manifest is not acceptable JSON: it is nested more than 32 deep"),
+	Entry("an end that is missing", `{"schemaVersion":2`, "the manifest is not acceptable JSON: it is malformed near byte 18"),
+	Entry("an image with manifests", strings.Replace(image, `"layers"`, `"manifests":[],"layers"`, 1), "a manifest of type "+imageType+" must not have manifests"),
+	Entry("an index with layers", strings.Replace(index, `"manifests"`, `"layers":[],"manifests"`, 1), "a manifest of type "+indexType+" must not have a config or layers"),
+	Entry("an image without config", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"layers":[]}`, imageType), "a manifest of type "+imageType+" must have a config and layers"),
+	Entry("an image without layers", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s}`, imageType, describe(layerType, "")), "a manifest of type "+imageType+" must have a config and layers"),
+	Entry("an index without manifests", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q}`, indexType), "a manifest of type "+indexType+" must have manifests"),
+	Entry("Docker without mediaType", `{"schemaVersion":2}`, "neither the Content-Type header nor the manifest's mediaType says what the manifest is"),
+	Entry("a descriptor without digest", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"a/b"},"layers":[]}`, imageType),
+		`a config has no valid digest: digest "" is invalid: use sha256:<64 hex digits> or sha512:<128 hex digits>`),
+	Entry("a descriptor without mediaType", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"digest":%q}]}`, indexType, sha("")), "a manifest has no mediaType"),
+	Entry("a negative size", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":-1}]}`, indexType, imageType, sha("")), "manifest "+sha("")+" has a negative size"),
+	Entry("a subject that is none", imageWith(`"subject":{"mediaType":"a/b","digest":"x"},`, "a/b", config),
+		`a subject has no valid digest: digest "x" is invalid: use sha256:<64 hex digits> or sha512:<128 hex digits>`),
+)
+
+var _ = Describe("parseManifest", func() {
+	It("reads what an image refers to, as sets", func() {
+		m, foreign, err := parseManifest("", []byte(imageWith(`"artifactType":"application/vnd.example","subject":`+describe(imageType, "s")+`,"annotations":{"Digest":"mine"},`, "a/config", config, layer, "other", layer)))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.MediaType).To(Equal(imageType))
+		Expect(m.ArtifactType).To(Equal("application/vnd.example"))
+		Expect(m.Subject).To(Equal(digest.FromString("s")))
+		Expect(m.Annotations).To(Equal(map[string]string{"Digest": "mine"}))
+		Expect(m.Blobs).To(ConsistOf(digest.FromString(config), digest.FromString(layer), digest.FromString("other")))
+		Expect(m.Children).To(BeEmpty())
+		Expect(foreign).To(BeEmpty())
+	})
+	It("takes the config's type for the artifact type of an image without one", func() {
+		m, _, err := parseManifest("", []byte(image))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.ArtifactType).To(Equal("application/vnd.oci.image.config.v1+json"))
+	})
+	It("tells manifests and other things in an index apart", func() {
+		m, _, err := parseManifest("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s,%s,%s]}`, indexType,
+			describe(dockerManifest, "a"), describe(layerType, "b"), describe(indexType, "c"))))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.Children).To(ConsistOf(digest.FromString("a"), digest.FromString("c")))
+		Expect(m.Blobs).To(ConsistOf(digest.FromString("b")))
+		Expect(m.ArtifactType).To(BeEmpty())
+	})
+	It("keeps foreign layers apart", func() {
+		m, foreign, err := parseManifest("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, imageType,
+			describe("a/config", config), describe("application/vnd.oci.image.layer.nondistributable.v1.tar", layer))))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.Blobs).To(ConsistOf(digest.FromString(config)))
+		Expect(foreign).To(ConsistOf(digest.FromString(layer)))
+	})
+})

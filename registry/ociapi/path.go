@@ -1,0 +1,81 @@
+package ociapi
+
+import "strings"
+
+// endpoint is one kind of address under /v2/.
+type endpoint int
+
+const (
+	endpointBase endpoint = iota + 1
+	endpointCatalog
+	endpointTags
+	endpointManifest
+	endpointBlob
+	endpointUploads
+	endpointUpload
+	endpointReferrers
+)
+
+// target is what an address names.
+type target struct {
+	endpoint endpoint
+	// name is the repository's name as it was written, not yet checked.
+	name string
+	// reference is the last segment: tag, digest or upload id.
+	reference string
+}
+
+// splitPath reads the path of a request. Repository names hold slashes and may hold each of the keywords, so an address
+// is read from its end: the rightmost keyword counts.
+func splitPath(path string) (target, bool) {
+	if path == "/v2" || path == "/v2/" {
+		return target{endpoint: endpointBase}, true
+	}
+	rest, ok := strings.CutPrefix(path, "/v2/")
+	if !ok {
+		return target{}, false
+	}
+	if rest == "_catalog" {
+		return target{endpoint: endpointCatalog}, true
+	}
+	rest, last, _ := cutLast(rest)
+	name, keyword, ok := cutLast(rest)
+	if !ok {
+		return target{}, false
+	}
+	t := target{name: name, reference: last}
+	switch {
+	case keyword == "tags" && last == "list":
+		t.endpoint = endpointTags
+	case keyword == "manifests":
+		t.endpoint = endpointManifest
+	case keyword == "referrers":
+		t.endpoint = endpointReferrers
+	case keyword == "blobs" && last == "uploads":
+		t.endpoint = endpointUploads
+	case keyword == "blobs":
+		t.endpoint = endpointBlob
+	case keyword == "uploads":
+		if t.name, keyword, ok = cutLast(name); !ok || keyword != "blobs" {
+			return target{}, false
+		}
+		t.endpoint = endpointUpload
+		if last == "" {
+			t.endpoint = endpointUploads
+		}
+	default:
+		return target{}, false
+	}
+	if t.endpoint == endpointTags || t.endpoint == endpointUploads {
+		t.reference = ""
+	}
+	return t, true
+}
+
+func cutLast(path string) (before, last string, ok bool) {
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return "", path, false
+	}
+	return path[:i], path[i+1:], true
+}

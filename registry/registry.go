@@ -1,0 +1,219 @@
+// Package registry puts the parts of the registry together: one data directory, one HTTP server with /v2, /api, health
+// and metrics. It imports nothing of Kubernetes.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidelock/tidelock/registry/auth"
+	"github.com/tidelock/tidelock/registry/blob/fs"
+	"github.com/tidelock/tidelock/registry/core"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta/sqlite"
+	"github.com/tidelock/tidelock/registry/mgmtapi"
+	"github.com/tidelock/tidelock/registry/ociapi"
+)
+
+// databaseFile is the name of the database in the data directory.
+const databaseFile = "tidelock.db"
+
+// expireInterval is how often idle uploads are looked for.
+const expireInterval = time.Minute
+
+// Registry is a registry that has its data directory and its port. Run serves; who does not call it calls Close.
+type Registry struct {
+	logger   *slog.Logger
+	listener net.Listener
+	tls      bool
+	server   *http.Server
+	core     *core.Core
+	oci      *ociapi.API
+
+	// draining ends when no new work is taken any more.
+	draining   context.Context
+	startDrain context.CancelFunc
+
+	// closers undo what New did, the last first.
+	closers []func() error
+}
+
+// New takes the data directory and the port. From then on clients can connect; they are answered once Run runs.
+func New(cfg Config) (_ *Registry, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	r := &Registry{logger: withRequestIDs(cfg.Logger), tls: cfg.TLSCert != ""}
+	r.draining, r.startDrain = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+
+	authenticator, err := auth.New(auth.Options{
+		AdminPasswordFile: cfg.AdminPasswordFile, OperatorTokenFile: cfg.OperatorTokenFile, TrustedProxies: cfg.TrustedProxies, Logger: r.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	directory, err := fs.Lock(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	r.closers = append(r.closers, directory.Release)
+	store, err := sqlite.Open(context.Background(), filepath.Join(directory.Path(), databaseFile), r.logger)
+	if err != nil {
+		return nil, err
+	}
+	r.closers = append(r.closers, store.Close)
+	blobs, err := fs.Open(directory)
+	if err != nil {
+		return nil, err
+	}
+	r.closers = append(r.closers, blobs.Close)
+
+	r.core = core.New(store, core.Options{
+		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
+	})
+	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: authenticator, Logger: r.logger})
+	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Logger: r.logger, Draining: r.draining})
+	r.server = newServer(r.logger, newMetrics(), r.ready, r.oci, management)
+	if r.tls {
+		if r.server.TLSConfig, err = tlsConfig(cfg.TLSCert, cfg.TLSKey, r.logger); err != nil {
+			return nil, err
+		}
+	}
+	if r.listener, err = new(net.ListenConfig).Listen(context.Background(), "tcp", cfg.Listen); err != nil {
+		return nil, err
+	}
+	r.closers = append(r.closers, func() error {
+		if err := r.listener.Close(); !errors.Is(err, net.ErrClosed) { // the server closes it too
+			return err
+		}
+		return nil
+	})
+	return r, nil
+}
+
+// Addr is the address that the registry serves on.
+func (r *Registry) Addr() net.Addr { return r.listener.Addr() }
+
+// URL is where a client on this machine reaches the registry, for instance "http://127.0.0.1:5000".
+func (r *Registry) URL() string {
+	host, port, _ := net.SplitHostPort(r.Addr().String())
+	if ip := net.ParseIP(host); ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	scheme := "http"
+	if r.tls {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// Run serves until the context ends. Then it takes no new work, finishes the requests that run, however long their
+// clients need, writes what core still has to write, and closes everything.
+func (r *Registry) Run(ctx context.Context) error {
+	// Core goes on until the last request has its answer.
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.core.Run(background) })
+	group.Go(func() error {
+		r.expireUploads(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		r.logger.Info("serving", "url", r.URL(), "version", domain.Version)
+		if err := r.serve(); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		r.logger.Info("draining: no new requests are taken")
+		r.startDrain()
+		defer stopBackground()
+		return r.server.Shutdown(context.Background())
+	})
+	err := errors.Join(group.Wait(), r.Close())
+	r.logger.Info("stopped")
+	return err
+}
+
+func (r *Registry) serve() error {
+	if r.tls {
+		return r.server.ServeTLS(r.listener, "", "")
+	}
+	return r.server.Serve(r.listener)
+}
+
+func (r *Registry) expireUploads(ctx context.Context) {
+	ticker := time.NewTicker(expireInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			r.oci.ExpireUploads(ctx)
+		}
+	}
+}
+
+// ready reports whether the registry can do its work.
+func (r *Registry) ready(ctx context.Context) error {
+	if r.draining.Err() != nil {
+		return errors.New("the registry is shutting down")
+	}
+	return r.core.Ready(ctx)
+}
+
+// Close gives back what New took. Run does it by itself.
+func (r *Registry) Close() error {
+	r.startDrain()
+	var errs []error
+	for _, undo := range slices.Backward(r.closers) {
+		errs = append(errs, undo())
+	}
+	r.closers = nil
+	return errors.Join(errs...)
+}
+
+// AdoptCluster hands the registry of a data directory over to another Kubernetes cluster, named by the UID of its
+// namespace kube-system. It is an offline operation: it refuses while a registry uses the directory.
+func AdoptCluster(ctx context.Context, dataDir, cluster string, logger *slog.Logger) (err error) {
+	if dataDir == "" {
+		return errors.New("--data-dir is required")
+	}
+	// Else a mistyped path would make, and adopt, an empty registry.
+	if _, err := os.Stat(filepath.Join(dataDir, databaseFile)); err != nil {
+		return fmt.Errorf("%s holds no registry: %w", dataDir, err)
+	}
+	directory, err := fs.Lock(dataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, directory.Release()) }()
+	store, err := sqlite.Open(ctx, filepath.Join(directory.Path(), databaseFile), logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	return core.New(store, core.Options{Logger: logger}).AdoptCluster(ctx, domain.System, cluster)
+}

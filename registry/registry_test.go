@@ -1,0 +1,296 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/tidelock/tidelock/registry/mgmtapi"
+)
+
+func digestOf(content []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(content)) }
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.String()
+}
+
+var _ = Describe("a registry", func() {
+	It("keeps what was pushed over a restart", func() {
+		cfg := settings()
+		content := bytes.Repeat([]byte("tidelock"), 1<<20)
+		path := "/v2/team-a/app/blobs/" + digestOf(content)
+
+		s := start(cfg)
+		response, body := s.call(http.DefaultClient, "POST", "/v2/team-a/app/blobs/uploads/?digest="+digestOf(content), bytes.NewReader(content))
+		Expect(response.StatusCode).To(Equal(201), body)
+		s.end()
+
+		s = start(cfg)
+		response, body = s.call(http.DefaultClient, "GET", path, nil)
+		Expect(response.StatusCode).To(Equal(200))
+		Expect(body == string(content)).To(BeTrue())
+	})
+
+	It("refuses a second one on its data directory, naming the process, and a port that is taken", func() {
+		cfg := settings()
+		s := start(cfg)
+		_, err := New(cfg)
+		Expect(err).To(MatchError(fmt.Sprintf("data directory %s is in use by another registry (process %d)", cfg.DataDir, os.Getpid())))
+		Expect(AdoptCluster(context.Background(), cfg.DataDir, "uid", cfg.Logger)).To(MatchError(ContainSubstring("in use by another registry")))
+
+		other := settings()
+		other.Listen = s.Addr().String()
+		_, err = New(other)
+		Expect(err).To(MatchError(ContainSubstring("address already in use")))
+		other.Listen = "127.0.0.1:0" // what the failure had taken is free again
+		start(other)
+	})
+
+	It("serves health, metrics, both APIs and nothing else", func() {
+		s := start(settings())
+		for _, e := range []struct {
+			path    string
+			status  int
+			contain string
+		}{
+			{"/healthz", 200, "ok\n"},
+			{"/readyz", 200, "ok\n"},
+			{"/v2/", 200, "{}"},
+			{"/v2//x/manifests/v1", 400, "NAME_INVALID"},
+			{"/v2/team-a/app/manifests/v1", 404, "NAME_UNKNOWN"},
+			{mgmtapi.Prefix + "v1/nothing", 404, ""},
+			{"/", 404, ""},
+			{"/v2x", 404, ""},
+			{"/metrics", 200, `tidelock_http_requests_total{code="404",method="GET",route="/v2/{name}/manifests/{reference}"} 1`},
+			{"/metrics", 200, `tidelock_http_requests_total{code="404",method="GET",route="other"} 2`},
+			{"/metrics", 200, `tidelock_http_sent_bytes_total{route="/v2/"} 2`},
+		} {
+			response, body := s.call(http.DefaultClient, "GET", e.path, nil)
+			Expect(response.StatusCode).To(Equal(e.status), e.path)
+			Expect(body).To(ContainSubstring(e.contain), e.path)
+			Expect(response.Header.Get("X-Request-Id")).To(HaveLen(26), e.path)
+		}
+	})
+
+	It("logs each request with the id that its client has got", func() {
+		cfg, log := settings(), &lines{}
+		cfg.Logger = slog.New(slog.NewJSONHandler(log, nil))
+		s := start(cfg)
+		response, _ := s.call(http.DefaultClient, "GET", "/v2/team-a/app/tags/list", nil)
+		s.end()
+		for line := range strings.Lines(log.String()) {
+			var record map[string]any
+			Expect(json.Unmarshal([]byte(line), &record)).To(Succeed())
+			if record["msg"] == "request" {
+				Expect(record).To(HaveKeyWithValue("request_id", response.Header.Get("X-Request-Id")))
+				Expect(record).To(HaveKeyWithValue("path", "/v2/team-a/app/tags/list"))
+				Expect(record).To(HaveKeyWithValue("status", float64(404)))
+				Expect(line).NotTo(ContainSubstring(password))
+				return
+			}
+		}
+		Fail("no request in the log: " + log.String())
+	})
+
+	It("drains: finishes an upload that goes on, takes no new work, and ends without an error", func() {
+		cfg := settings()
+		s := start(cfg)
+		content := []byte("0123456789")
+		body, feed := io.Pipe()
+		type result struct {
+			status int
+			err    error
+		}
+		uploaded := make(chan result, 1)
+		go func() {
+			request, _ := http.NewRequestWithContext(context.Background(), "POST", s.URL()+"/v2/team-a/app/blobs/uploads/?digest="+digestOf(content), body)
+			request.SetBasicAuth("admin", password)
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				uploaded <- result{err: err}
+				return
+			}
+			_ = response.Body.Close()
+			uploaded <- result{status: response.StatusCode}
+		}()
+		_, err := feed.Write(content[:5])
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() string {
+			_, metrics := s.call(http.DefaultClient, "GET", "/metrics", nil)
+			return metrics
+		}).Should(ContainSubstring("tidelock_http_requests_in_flight 2")) // the upload and this one
+
+		s.stop()
+		Eventually(func() error {
+			connection, err := net.Dial("tcp", s.Addr().String())
+			if err == nil {
+				_ = connection.Close()
+			}
+			return err
+		}).Should(MatchError(ContainSubstring("refused")))
+		Expect(s.ready(context.Background())).To(MatchError("the registry is shutting down"))
+		Consistently(s.done).WithTimeout(100 * time.Millisecond).ShouldNot(Receive())
+
+		_, err = feed.Write(content[5:])
+		Expect(err).NotTo(HaveOccurred())
+		Expect(feed.Close()).To(Succeed())
+		Eventually(uploaded).WithTimeout(10 * time.Second).Should(Receive(Equal(result{status: 201})))
+		s.end()
+
+		s = start(cfg)
+		response, got := s.call(http.DefaultClient, "GET", "/v2/team-a/app/blobs/"+digestOf(content), nil)
+		Expect(response.StatusCode).To(Equal(200))
+		Expect(got).To(BeEquivalentTo(content))
+	})
+
+	It("serves TLS, and a renewed certificate without a restart", func() {
+		cfg := settings()
+		dir := GinkgoT().TempDir()
+		var certificate *x509.Certificate
+		certificate, cfg.TLSCert, cfg.TLSKey = certificateFiles(dir, "first")
+		s := start(cfg)
+		Expect(s.URL()).To(HavePrefix("https://127.0.0.1:"))
+		client := func(trusted *x509.Certificate) *http.Client {
+			pool := x509.NewCertPool()
+			pool.AddCert(trusted)
+			return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
+		}
+		content := bytes.Repeat([]byte("x"), 3<<20)
+		response, body := s.call(client(certificate), "POST", "/v2/team-a/app/blobs/uploads/?digest="+digestOf(content), bytes.NewReader(content))
+		Expect(response.StatusCode).To(Equal(201), body)
+		Expect(response.Proto).To(Equal("HTTP/2.0"))
+
+		renewed, _, _ := certificateFiles(dir, "second")
+		later := time.Now().Add(time.Minute) // a file system may have a coarse clock
+		Expect(os.Chtimes(cfg.TLSCert, later, later)).To(Succeed())
+		response, body = s.call(client(renewed), "GET", "/v2/team-a/app/blobs/"+digestOf(content), nil)
+		Expect(response.StatusCode).To(Equal(200))
+		Expect(body == string(content)).To(BeTrue())
+
+		// A broken pair is not served: the one before is.
+		write(dir, "tls.crt", "nothing")
+		response, _ = s.call(client(renewed), "GET", "/v2/", nil)
+		Expect(response.StatusCode).To(Equal(200))
+	})
+
+	It("is not started with a certificate that cannot be read", func() {
+		cfg := settings()
+		cfg.TLSCert, cfg.TLSKey = write(GinkgoT().TempDir(), "tls.crt", "x"), write(GinkgoT().TempDir(), "tls.key", "x")
+		_, err := New(cfg)
+		Expect(err).To(MatchError(HavePrefix("TLS certificate " + cfg.TLSCert)))
+	})
+
+	It("waits for its operator, if it has one, before it takes writes", func() {
+		cfg := settings()
+		cfg.OperatorTokenFile = write(GinkgoT().TempDir(), "token", strings.Repeat("t", 32))
+		s := start(cfg)
+		response, body := s.call(http.DefaultClient, "POST", "/v2/team-a/app/blobs/uploads/?digest="+digestOf([]byte("x")), strings.NewReader("x"))
+		Expect(response.StatusCode).To(Equal(503), body)
+		Expect(response.Header.Get("Retry-After")).To(Equal("1"))
+	})
+
+	It("can be handed over to another cluster while it is stopped", func() {
+		cfg := settings()
+		Expect(AdoptCluster(context.Background(), cfg.DataDir, "uid-2", cfg.Logger)).To(MatchError(ContainSubstring("holds no registry")))
+		Expect(cfg.DataDir).NotTo(BeADirectory())
+		start(cfg).end()
+		Expect(AdoptCluster(context.Background(), cfg.DataDir, "", cfg.Logger)).To(MatchError(ContainSubstring("UID")))
+		Expect(AdoptCluster(context.Background(), cfg.DataDir, "uid-2", cfg.Logger)).To(Succeed())
+		s := start(cfg)
+		_, body := s.call(http.DefaultClient, "GET", "/api/v1/superuser/logs", nil)
+		Expect(body).To(ContainSubstring("uid-2"))
+	})
+})
+
+var _ = Describe("the guard of requests", func() {
+	It("lets the kernel send files", func() {
+		inner := &readerFrom{}
+		w := &guardedWriter{ResponseWriter: inner, control: http.NewResponseController(inner)}
+		file, err := os.CreateTemp(GinkgoT().TempDir(), "")
+		Expect(err).NotTo(HaveOccurred())
+		defer func() { _ = file.Close() }()
+		Expect(file.Truncate(2*stride + 7)).To(Succeed())
+		Expect(io.CopyN(w, file, 2*stride+7)).To(BeEquivalentTo(2*stride + 7))
+		// Each piece came as the file itself behind one limit, which is what sendfile takes.
+		Expect(inner.sources).To(HaveLen(3))
+		for _, source := range inner.sources {
+			Expect(source).To(BeIdenticalTo(file))
+		}
+		Expect(w.bytes).To(BeEquivalentTo(2*stride + 7))
+	})
+
+	It("gives each read and each write the same time, and none to the next request", func() {
+		inner := &readerFrom{}
+		control := http.NewResponseController(inner)
+		w := &guardedWriter{ResponseWriter: inner, control: control}
+		begin := time.Now()
+		_, err := w.Write([]byte("x"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(inner.writeDeadline).To(BeTemporally("~", begin.Add(stallTimeout), 5*time.Second))
+
+		body := &guardedBody{ReadCloser: io.NopCloser(strings.NewReader("x")), control: control}
+		_, err = body.Read(make([]byte, 1))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(inner.readDeadline).To(BeTemporally("~", begin.Add(stallTimeout), 5*time.Second))
+		_, err = body.Read(make([]byte, 1))
+		Expect(err).To(MatchError(io.EOF))
+		Expect(inner.readDeadline).To(BeZero())
+
+		observer := &observer{next: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") }), logger: slog.New(slog.DiscardHandler), metrics: newMetrics()}
+		request, err := http.NewRequestWithContext(context.Background(), "GET", "/", http.NoBody)
+		Expect(err).NotTo(HaveOccurred())
+		observer.ServeHTTP(inner, request)
+		Expect(inner.writeDeadline).To(BeZero())
+	})
+})
+
+// readerFrom is a connection that notes what it is told.
+type readerFrom struct {
+	header                      http.Header
+	sources                     []io.Reader
+	readDeadline, writeDeadline time.Time
+}
+
+func (r *readerFrom) Header() http.Header {
+	if r.header == nil {
+		r.header = http.Header{}
+	}
+	return r.header
+}
+func (r *readerFrom) WriteHeader(int)                    {}
+func (r *readerFrom) Write(p []byte) (int, error)        { return len(p), nil }
+func (r *readerFrom) SetReadDeadline(t time.Time) error  { r.readDeadline = t; return nil }
+func (r *readerFrom) SetWriteDeadline(t time.Time) error { r.writeDeadline = t; return nil }
+func (r *readerFrom) ReadFrom(source io.Reader) (int64, error) {
+	r.sources = append(r.sources, source.(*io.LimitedReader).R)
+	return io.Copy(io.Discard, source)
+}
