@@ -1,0 +1,68 @@
+// Package v1alpha1 holds the Kubernetes API of Tidelock: what a platform team declares about image tags.
+//
+// +kubebuilder:object:generate=true
+// +groupName=registry.tidelock.dev
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+var (
+	// GroupVersion is the group and version of the types in this package.
+	GroupVersion = schema.GroupVersion{Group: "registry.tidelock.dev", Version: "v1alpha1"}
+
+	schemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error {
+		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{})
+		metav1.AddToGroupVersion(scheme, GroupVersion)
+		return nil
+	})
+
+	// AddToScheme registers the types in this package with a scheme.
+	AddToScheme = schemeBuilder.AddToScheme
+)
+
+const (
+	// OrganizationsAnnotation on a Namespace lists, separated by commas, the organizations that the namespace claims
+	// beside the one of its own name. "*" permits policies for every organization but makes the namespace the owner of none.
+	// Setting it needs the verb "own" on "organizations" in the API group access.tidelock.dev for each listed name.
+	OrganizationsAnnotation = "registry.tidelock.dev/organizations"
+
+	// Finalizer holds a deleted object until the registry has accepted the deletion.
+	Finalizer = "registry.tidelock.dev/registry"
+)
+
+// Types of conditions that every kind of this group uses. They follow kstatus: Ready is always there, the others only
+// while they are true.
+const (
+	// ConditionReady is True once the registry does what the spec of the observed generation asks for, completely.
+	ConditionReady = "Ready"
+	// ConditionReconciling is True while the operator or the registry still works towards the spec.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is True when nothing will change until somebody acts; the message says how.
+	ConditionStalled = "Stalled"
+)
+
+// Reasons of conditions.
+const (
+	// ReasonEnforced (Ready=True): every tag that the policy covers is locked and has its evidence.
+	ReasonEnforced = "Enforced"
+	// ReasonDryRun (Ready=True): the policy locks nothing and reports what it would do.
+	ReasonDryRun = "DryRun"
+	// ReasonSweeping (Ready=False, Reconciling=True): the policy is in force, and its sweep over the tags that were there
+	// before still places or removes holds.
+	ReasonSweeping = "Sweeping"
+	// ReasonRegistryUnavailable (Ready=Unknown, Reconciling=True): the registry does not answer, or not to this operator.
+	// What it stored before stays in force; the operator goes on trying.
+	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonInvalidSpec (Ready=False, Stalled=True): the spec breaks a rule that admission would have refused.
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonOrganizationNotOwned (Ready=False, Stalled=True): the namespace may not manage the organization.
+	ReasonOrganizationNotOwned = "OrganizationNotOwned"
+	// ReasonOtherCluster (Ready=False, Stalled=True): the registry belongs to another cluster until it is adopted.
+	ReasonOtherCluster = "OtherCluster"
+	// ReasonRefused (Ready=False, Stalled=True): the registry refused the object for the reason that the message gives.
+	ReasonRefused = "Refused"
+)

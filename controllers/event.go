@@ -1,0 +1,170 @@
+package controllers
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+// Limits of the API server for an Event, in bytes.
+const (
+	maxNote     = 1024
+	maxInstance = 128
+)
+
+// EventController is the reporting controller of all Events.
+const EventController = "registry.tidelock.dev/operator"
+
+// AuditIndexAnnotation on an Event is the index of its entry in the registry's audit log.
+const AuditIndexAnnotation = "registry.tidelock.dev/audit-index"
+
+// Reasons of Events.
+const (
+	// EventTagLocked: a tag got a policy's hold, by a push or by a sweep.
+	EventTagLocked = "TagLocked"
+	// EventTagReleased: a tag lost a policy's hold.
+	EventTagReleased = "TagReleased"
+	// EventPushRefused: a push would have changed a locked tag.
+	EventPushRefused = "PushRefused"
+	// EventDeleteRefused: a deletion would have removed a locked tag, or the image of one.
+	EventDeleteRefused = "DeleteRefused"
+)
+
+// becomesEvent tells whether an entry of the audit log is one Kubernetes Event: each tag that a policy locks, releases or
+// refuses to change. Counted repeats of a refusal are not: their first is.
+func becomesEvent(entry openapi.LogEntry) bool {
+	switch kind := audit.Kind(entry.Kind); kind {
+	case audit.KindTagCreatedImmutable:
+		return true
+	case audit.KindChangeImmutability:
+		return text(entry, "trigger") == audit.TriggerPolicy
+	default:
+		_, repeat := entry.Metadata["repeat_of"]
+		return strings.HasSuffix(entry.Kind, "_failed") && entry.Policy != "" && !repeat
+	}
+}
+
+// origin is where Events come from.
+type origin struct {
+	// log is the origin of the audit log.
+	log string
+	// namespace is the operator's, workload what runs it, instance which of its pods.
+	namespace string
+	workload  corev1.ObjectReference
+	instance  string
+}
+
+// newEvent makes the Event of an entry. The same entry always makes the same Event, so that one that was made before a
+// crash is not made twice.
+func newEvent(from origin, entry openapi.LogEntry) *eventsv1.Event {
+	name := sha256.Sum256([]byte(from.log + "\x00" + entry.Hash))
+	event := &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:   from.namespace,
+			Name:        "tidelock-" + hex.EncodeToString(name[:20]),
+			Annotations: map[string]string{AuditIndexAnnotation: strconv.FormatInt(entry.Index, 10)},
+		},
+		EventTime:           metav1.NewMicroTime(entry.Time),
+		ReportingController: EventController,
+		ReportingInstance:   from.instance,
+		Regarding:           from.workload,
+		Type:                corev1.EventTypeNormal,
+	}
+	if entry.Manager != nil {
+		event.Regarding = corev1.ObjectReference{
+			APIVersion: registryv1alpha1.GroupVersion.String(), Kind: entry.Manager.Kind,
+			Namespace: entry.Manager.Namespace, Name: entry.Manager.Name, UID: types.UID(entry.Manager.UID),
+		}
+		event.Namespace = entry.Manager.Namespace
+	}
+	if event.Regarding.Namespace == "" {
+		event.Namespace = metav1.NamespaceDefault
+	}
+	tell(event, entry)
+	event.Note = shorten(event.Note, maxNote)
+	return event
+}
+
+// tell says what happened, and to which tag.
+func tell(event *eventsv1.Event, entry openapi.LogEntry) {
+	tag := subject(entry)
+	digest, pattern := text(entry, "manifest_digest"), text(entry, "policy_pattern")
+	switch audit.Kind(entry.Kind) {
+	case audit.KindTagCreatedImmutable:
+		event.Reason, event.Action = EventTagLocked, "Push"
+		event.Note = fmt.Sprintf("%s was pushed and is locked at %s by pattern %s", tag, digest, pattern)
+	case audit.KindChangeImmutability:
+		event.Action = "Sweep"
+		if released(entry) {
+			event.Reason = EventTagReleased
+			event.Note = fmt.Sprintf("%s at %s is no longer held by pattern %s", tag, digest, pattern)
+			if locked, _ := entry.Metadata["immutable"].(bool); locked {
+				event.Note += "; something else still locks it"
+			}
+			return
+		}
+		event.Reason = EventTagLocked
+		event.Note = fmt.Sprintf("%s is locked at %s by pattern %s", tag, digest, pattern)
+	default:
+		event.Type = corev1.EventTypeWarning
+		event.Reason, event.Action = EventDeleteRefused, "Delete"
+		if audit.Kind(entry.Kind) == audit.KindPushFailed {
+			event.Reason, event.Action = EventPushRefused, "Push"
+		}
+		event.Note = fmt.Sprintf("refused %s %s to %s %s: %s", entry.Performer.Kind, entry.Performer.Name, text(entry, "operation"), tag, text(entry, "reason"))
+		if attempted := text(entry, "attempted_digest"); attempted != "" {
+			event.Note += "; attempted " + attempted
+		}
+	}
+}
+
+// subject names what an entry is about as clients do, for instance "team-a/app:v1.0.0".
+func subject(entry openapi.LogEntry) string {
+	name := entry.Organization
+	if entry.Repository != "" {
+		name += "/" + entry.Repository
+	}
+	if entry.Tag != "" {
+		name += ":" + entry.Tag
+	}
+	return name
+}
+
+// released tells a hold that was removed from one that was placed. Both leave a tag immutable that something else locks.
+func released(entry openapi.LogEntry) bool {
+	if hold := text(entry, "hold"); hold != "" {
+		return hold == "removed"
+	}
+	locked, _ := entry.Metadata["immutable"].(bool)
+	return !locked
+}
+
+func text(entry openapi.LogEntry, field string) string {
+	value, _ := entry.Metadata[field].(string)
+	return value
+}
+
+// shorten cuts a text to at most limit bytes, between characters.
+func shorten(text string, limit int) string {
+	const ellipsis = "…"
+	if len(text) <= limit {
+		return text
+	}
+	end := limit - len(ellipsis)
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + ellipsis
+}

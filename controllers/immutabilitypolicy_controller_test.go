@@ -1,0 +1,140 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	registryclient "github.com/tidelock/tidelock/registry/client"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+var _ = Describe("The reconciler", func() {
+	var (
+		registry   *stubRegistry
+		cluster    client.Client
+		reconciler *ImmutabilityPolicyReconciler
+		request    = reconcile.Request{NamespacedName: client.ObjectKey{Namespace: "team-a", Name: "one"}}
+	)
+
+	BeforeEach(func() {
+		registry = &stubRegistry{put: func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+			return openapi.PolicyStatus{Swept: true}, nil
+		}}
+		scheme := testScheme()
+		Expect(corev1.AddToScheme(scheme)).To(Succeed())
+		policy := policyObject("one")
+		policy.Spec.TagPattern = "v.*"
+		cluster = fake.NewClientBuilder().WithScheme(scheme).
+			WithObjects(policy, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team-a", UID: "team-a"}}).
+			WithStatusSubresource(&registryv1alpha1.ImmutabilityPolicy{}).Build()
+		reconciler = &ImmutabilityPolicyReconciler{
+			Client: cluster, Uncached: cluster, Registry: registry, Cluster: "cluster",
+			Sync: NewSynchronizer(cluster, registry, "cluster"), Ledger: &EventLedger{Registry: registry},
+		}
+	})
+
+	ready := func(ctx context.Context) *metav1.Condition {
+		GinkgoHelper()
+		var policy registryv1alpha1.ImmutabilityPolicy
+		Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+		return meta.FindStatusCondition(policy.Status.Conditions, registryv1alpha1.ConditionReady)
+	}
+
+	// uncached is an API server that is ahead of the cache.
+	uncached := func(change func(*registryv1alpha1.ImmutabilityPolicy)) client.Reader {
+		policy := policyObject("one")
+		change(policy)
+		return fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(policy).Build()
+	}
+
+	DescribeTable("waits for its cache, where the registry has seen a newer state and the API server has it as well",
+		func(ctx context.Context, change func(*registryv1alpha1.ImmutabilityPolicy)) {
+			reconciler.Uncached = uncached(change)
+			registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) { return openapi.PolicyStatus{}, stale() }
+			Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", time.Second, time.Second/5)))
+			Expect(registry.puts).To(ConsistOf(HaveField("Rewound", false)))
+			Expect(ready(ctx)).To(BeNil())
+		},
+		Entry("a newer generation", func(p *registryv1alpha1.ImmutabilityPolicy) { p.Generation = 2 }),
+		Entry("another object", func(p *registryv1alpha1.ImmutabilityPolicy) { p.UID = "new" }),
+	)
+
+	It("puts an old state that the API server confirms", func(ctx context.Context) {
+		registry.put = func(p openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+			if !p.Rewound {
+				return openapi.PolicyStatus{}, stale()
+			}
+			return openapi.PolicyStatus{Swept: true}, nil
+		}
+		Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", putInterval, putInterval/5)))
+		Expect(registry.puts).To(HaveExactElements(HaveField("Rewound", false), HaveField("Rewound", true)))
+	})
+
+	DescribeTable("treats an answer of the registry as", func(ctx context.Context, answer error, status metav1.ConditionStatus, reason string, retried bool) {
+		registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) { return openapi.PolicyStatus{}, answer }
+		result, err := reconciler.Reconcile(ctx, request)
+		if retried {
+			Expect(err).To(MatchError(answer))
+		} else {
+			Expect(err).NotTo(HaveOccurred())
+			Expect(result.RequeueAfter).To(BeNumerically("~", putInterval, putInterval/5))
+		}
+		Expect(ready(ctx)).To(HaveValue(And(HaveField("Status", status), HaveField("Reason", reason), HaveField("ObservedGeneration", int64(1)))))
+	},
+		Entry("transient: no connection", errors.New("connection refused"), metav1.ConditionUnknown, registryv1alpha1.ReasonRegistryUnavailable, true),
+		Entry("transient: not now", &registryclient.Error{Status: 503, Code: domain.CodeUnavailable}, metav1.ConditionUnknown, registryv1alpha1.ReasonRegistryUnavailable, true),
+		Entry("transient: the token", &registryclient.Error{Status: 401, Code: domain.CodeUnauthorized}, metav1.ConditionUnknown, registryv1alpha1.ReasonRegistryUnavailable, true),
+		Entry("final: another cluster", &registryclient.Error{Status: 409, Code: domain.CodeOtherCluster}, metav1.ConditionFalse, registryv1alpha1.ReasonOtherCluster, false),
+		Entry("final: invalid", &registryclient.Error{Status: 400, Code: domain.CodeInvalid}, metav1.ConditionFalse, registryv1alpha1.ReasonInvalidSpec, false),
+		Entry("final: anything else", &registryclient.Error{Status: 409, Code: domain.CodeConflict}, metav1.ConditionFalse, registryv1alpha1.ReasonRefused, false),
+	)
+
+	It("lets the status rest while only counts change", func(ctx context.Context) {
+		var covered int64
+		registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+			covered++
+			return openapi.PolicyStatus{Swept: true, Coverage: openapi.Coverage{Covered: covered}}, nil
+		}
+		Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically(">", countsInterval)))
+		Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("<=", countsInterval)))
+		var policy registryv1alpha1.ImmutabilityPolicy
+		Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+		Expect(policy.Status.Covered).To(HaveValue(Equal(int64(1))))
+	})
+
+	It("follows a sweep at growing pauses", func() {
+		at := func(ago time.Duration) *time.Time { t := time.Now().Add(-ago); return &t }
+		pause := func(started *time.Time) time.Duration {
+			var waiting *waitingError
+			Expect(errors.As(follow(openapi.PolicyStatus{Sweeps: []openapi.Sweep{{StartedAt: started}}}), &waiting)).To(BeTrue())
+			return waiting.after
+		}
+		Expect(pause(nil)).To(Equal(250 * time.Millisecond))
+		Expect(pause(at(2 * time.Second))).To(BeNumerically("~", time.Second, 100*time.Millisecond))
+		Expect(pause(at(time.Minute))).To(Equal(5 * time.Second))
+		Expect(follow(openapi.PolicyStatus{Swept: true})).To(Succeed())
+	})
+
+	It("spreads the pauses between attempts from 750 ms to 15 minutes", func() {
+		limiter := registryRateLimiter()
+		first := limiter.When(request)
+		Expect(first).To(BeNumerically("~", 750*time.Millisecond, 75*time.Millisecond))
+		var last time.Duration
+		for range 30 {
+			last = limiter.When(request)
+		}
+		Expect(last).To(BeNumerically("~", 15*time.Minute, 90*time.Second))
+	})
+})

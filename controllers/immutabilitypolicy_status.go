@@ -1,0 +1,151 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+// describe copies what the registry says of a policy into its status.
+func describe(policy *registryv1alpha1.ImmutabilityPolicy, status openapi.PolicyStatus) {
+	s := &policy.Status
+	if s.PolicyUUID != status.Policy.UUID {
+		// Another policy in the registry has its own entries in the log.
+		s.Events = nil
+	}
+	s.PolicyUUID = status.Policy.UUID
+	s.Revision = status.Policy.Revision
+	s.Covered = ptr.To(status.Coverage.Covered)
+	s.Locked, s.Pending = ptr.To(status.Coverage.Held), ptr.To(status.Pending)
+	s.WouldLock, s.WouldRefuse = nil, nil
+	if policy.PolicySpec().EnforcementMode == domain.DryRun {
+		s.WouldLock, s.WouldRefuse = ptr.To(status.WouldLock), ptr.To(status.Policy.WouldRefuse)
+	}
+	s.LastSweep = nil
+	if len(status.Sweeps) > 0 {
+		s.LastSweep = sweepStatus(status.Sweeps[0])
+	}
+}
+
+var sweepStates = map[domain.SweepState]registryv1alpha1.SweepState{
+	domain.SweepPending: registryv1alpha1.SweepPending,
+	domain.SweepRunning: registryv1alpha1.SweepRunning,
+	domain.SweepDone:    registryv1alpha1.SweepDone,
+	domain.SweepStopped: registryv1alpha1.SweepStopped,
+}
+
+func sweepStatus(sweep openapi.Sweep) *registryv1alpha1.SweepStatus {
+	s := &registryv1alpha1.SweepStatus{
+		Revision: sweep.Revision, State: sweepStates[sweep.State], Total: sweep.Total, Examined: sweep.Examined, TagsChanged: sweep.Changed,
+		FirstAuditIndex: sweep.FirstIndex, LastAuditIndex: sweep.LastIndex,
+	}
+	// A Kubernetes time has no fractions of a second; what is read back must be equal to what was written.
+	if sweep.StartedAt != nil {
+		s.StartTime = ptr.To(metav1.NewTime(*sweep.StartedAt).Rfc3339Copy())
+	}
+	if sweep.FinishedAt != nil {
+		s.CompletionTime = ptr.To(metav1.NewTime(*sweep.FinishedAt).Rfc3339Copy())
+	}
+	return s
+}
+
+// countEvents brings the policy's Event counts up to date.
+func (r *ImmutabilityPolicyReconciler) countEvents(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) error {
+	events, err := r.Ledger.Count(ctx, policy.Status.PolicyUUID, policy.Status.Events)
+	if err != nil {
+		return refusal(policy, err)
+	}
+	policy.Status.Events = events
+	observeEvents(client.ObjectKeyFromObject(policy), events)
+	return nil
+}
+
+// onlyCountsDiffer tells whether two statuses tell the same story with other numbers.
+func onlyCountsDiffer(a, b registryv1alpha1.ImmutabilityPolicyStatus) bool {
+	return equality.Semantic.DeepEqual(withoutCounts(a), withoutCounts(b))
+}
+
+func withoutCounts(status registryv1alpha1.ImmutabilityPolicyStatus) registryv1alpha1.ImmutabilityPolicyStatus {
+	status.Covered, status.Locked, status.Pending, status.WouldLock, status.WouldRefuse, status.Events = nil, nil, nil, nil, nil, nil
+	if sweep := status.LastSweep; sweep != nil {
+		status.LastSweep = &registryv1alpha1.SweepStatus{Revision: sweep.Revision, State: sweep.State, StartTime: sweep.StartTime, CompletionTime: sweep.CompletionTime}
+	}
+	return status
+}
+
+// finish turns what came of the phases into conditions and into what happens next.
+func (r *ImmutabilityPolicyReconciler) finish(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy, err error) (reconcile.Result, error) {
+	var stalled *stalledError
+	var waiting *waitingError
+	var unavailable *unavailableError
+	settled := func() { r.Sync.Settled(policy.UID) }
+	switch {
+	case err == nil:
+		settled()
+		setReady(policy)
+		return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
+	case errors.As(err, &stalled):
+		ctrl.LoggerFrom(ctx).Info("the policy is stalled", "reason", stalled.reason, "message", stalled.message)
+		settled()
+		setConditions(policy, metav1.ConditionFalse, registryv1alpha1.ConditionStalled, stalled.reason, stalled.message)
+		return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
+	case errors.As(err, &waiting):
+		if waiting.reason != "" {
+			settled()
+			setConditions(policy, metav1.ConditionFalse, registryv1alpha1.ConditionReconciling, waiting.reason, waiting.message)
+		}
+		return reconcile.Result{RequeueAfter: jitter(waiting.after)}, nil
+	case errors.As(err, &unavailable):
+		setConditions(policy, metav1.ConditionUnknown, registryv1alpha1.ConditionReconciling, registryv1alpha1.ReasonRegistryUnavailable, unavailable.message)
+	}
+	return reconcile.Result{}, err
+}
+
+func setReady(policy *registryv1alpha1.ImmutabilityPolicy) {
+	where := "organization " + policy.Organization()
+	if policy.Spec.Repository != "" {
+		where = "repository " + policy.Organization() + "/" + policy.Spec.Repository
+	}
+	if policy.PolicySpec().EnforcementMode == domain.DryRun {
+		setConditions(policy, metav1.ConditionTrue, "", registryv1alpha1.ReasonDryRun,
+			fmt.Sprintf("A dry run: no tag in %s is locked by this policy. Set enforcementMode to Enforce to lock those that it covers.", where))
+		return
+	}
+	setConditions(policy, metav1.ConditionTrue, "", registryv1alpha1.ReasonEnforced,
+		fmt.Sprintf("Every tag in %s that the policy covers is locked.", where))
+}
+
+// setConditions sets Ready and beside it, with the same reason and message, the one condition that explains it.
+func setConditions(policy *registryv1alpha1.ImmutabilityPolicy, ready metav1.ConditionStatus, beside, reason, message string) {
+	conditions := &policy.Status.Conditions
+	set := func(kind string, status metav1.ConditionStatus) {
+		meta.SetStatusCondition(conditions, metav1.Condition{
+			Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: policy.Generation,
+		})
+	}
+	set(registryv1alpha1.ConditionReady, ready)
+	for _, kind := range []string{registryv1alpha1.ConditionReconciling, registryv1alpha1.ConditionStalled} {
+		if kind == beside {
+			set(kind, metav1.ConditionTrue)
+		} else {
+			meta.RemoveStatusCondition(conditions, kind)
+		}
+	}
+}
+
+func hasStalled(policy *registryv1alpha1.ImmutabilityPolicy, reason string) bool {
+	stalled := meta.FindStatusCondition(policy.Status.Conditions, registryv1alpha1.ConditionStalled)
+	return stalled != nil && stalled.Reason == reason
+}

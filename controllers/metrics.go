@@ -1,0 +1,47 @@
+package controllers
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+var (
+	eventsEmitted = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tidelock_events_emitted_total",
+		Help: "Kubernetes Events that this process made of entries of the registry's audit log.",
+	}, []string{"reason"})
+	eventsDeadLettered = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "tidelock_events_dead_lettered_total",
+		Help: "Entries of the registry's audit log whose Event the API server refuses for good. The log has them all the same.",
+	})
+	eventsBacklog = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tidelock_events_backlog_entries",
+		Help: "Entries of the registry's audit log that were not looked at yet.",
+	})
+	policyEvents = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tidelock_immutabilitypolicy_events",
+		Help: "Entries of the registry's audit log about a policy's tags, by whether they have become Kubernetes Events.",
+	}, []string{"namespace", "name", "state"})
+)
+
+func init() {
+	metrics.Registry.MustRegister(eventsEmitted, eventsDeadLettered, eventsBacklog, policyEvents)
+}
+
+// observeBacklog records how far the projector is behind the log.
+func observeBacklog(segment openapi.LogSegment, next int64) {
+	eventsBacklog.Set(float64(max(0, segment.Size-next)))
+}
+
+func observeEvents(key types.NamespacedName, events *registryv1alpha1.EventsStatus) {
+	policyEvents.WithLabelValues(key.Namespace, key.Name, "emitted").Set(float64(events.Emitted))
+	policyEvents.WithLabelValues(key.Namespace, key.Name, "pending").Set(float64(events.Pending))
+}
+
+func forgetEventMetrics(key types.NamespacedName) {
+	policyEvents.DeletePartialMatch(prometheus.Labels{"namespace": key.Namespace, "name": key.Name})
+}

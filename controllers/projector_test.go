@@ -1,0 +1,235 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+var _ = Describe("The projector", func() {
+	var (
+		registry  *stubRegistry
+		cluster   *fake.Clientset
+		projector *Projector
+		recovered atomic.Int32
+	)
+
+	BeforeEach(func() {
+		registry = &stubRegistry{origin: "origin"}
+		cluster = fake.NewClientset()
+		recovered.Store(0)
+		projector = &Projector{
+			Registry: registry, Events: cluster.EventsV1(), Ledger: &EventLedger{Registry: registry},
+			Namespace: "tidelock-system", Instance: "tidelock-0", Pace: EventPace{Burst: 100_000, BurstRate: 100_000, Rate: 40},
+			Workload:      corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: "tidelock-system", Name: "tidelock"},
+			CountsChanged: func(types.NamespacedName) {},
+			Recovered: func(context.Context) error {
+				recovered.Add(1)
+				return nil
+			},
+		}
+	})
+
+	// start runs the projector until the test ends.
+	start := func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer GinkgoRecover()
+			defer close(done)
+			Expect(projector.Start(ctx)).To(Succeed())
+		}()
+		DeferCleanup(func() {
+			cancel()
+			<-done
+		})
+	}
+
+	// answers makes the API server answer the first n creations with err.
+	answers := func(n int32, err error) {
+		var count atomic.Int32
+		cluster.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return count.Add(1) <= n, nil, err
+		})
+	}
+
+	events := func(ctx context.Context, namespace string) []eventsv1.Event {
+		list, err := cluster.EventsV1().Events(namespace).List(ctx, metav1.ListOptions{})
+		Expect(err).NotTo(HaveOccurred())
+		return list.Items
+	}
+
+	resource := eventsv1.Resource("events")
+
+	It("moves its cursor in batches behind what it has made", func(ctx context.Context) {
+		registry.appendLocked("p", 1203)
+		start()
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(1203)))
+		Expect(events(ctx, "team-a")).To(HaveLen(1203))
+	})
+
+	DescribeTable("loses nothing while the API server",
+		func(ctx context.Context, err error) {
+			answers(20, err)
+			registry.appendLocked("p", 50)
+			start()
+			Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(50)))
+			Expect(events(ctx, "team-a")).To(HaveLen(50))
+		},
+		Entry("throttles", apierrors.NewTooManyRequests("slow down", 0)),
+		Entry("is not there", errors.New("connection refused")),
+		Entry("has not given the right yet", apierrors.NewForbidden(resource, "", errors.New("no role"))),
+		Entry("times out", apierrors.NewServerTimeout(resource, "create", 0)),
+	)
+
+	It("counts an Event that is refused for good, and goes on", func(ctx context.Context) {
+		answers(1, apierrors.NewInvalid(eventsv1.SchemeGroupVersion.WithKind("Event").GroupKind(), "e", nil))
+		registry.appendLocked("p", 10)
+		start()
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(10)))
+		Expect(events(ctx, "team-a")).To(HaveLen(9))
+	})
+
+	DescribeTable("puts Events into its own namespace, about the same object, where the object's",
+		func(ctx context.Context, err error) {
+			answers(1, err)
+			registry.appendLocked("p", 1)
+			start()
+			Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(1)))
+			Expect(events(ctx, "tidelock-system")).To(ConsistOf(HaveField("Regarding", And(HaveField("Namespace", "team-a"), HaveField("Name", "p")))))
+		},
+		Entry("is gone", apierrors.NewNotFound(corev1.Resource("namespaces"), "team-a")),
+		Entry("is ending", &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden,
+			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}},
+		}}),
+	)
+
+	It("goes on from another's cursor when it loses the race, and makes nothing twice", func(ctx context.Context) {
+		registry.appendLocked("p", 20)
+		var raced atomic.Bool
+		registry.onMove = func() {
+			if raced.CompareAndSwap(false, true) {
+				registry.set(func() { registry.cursor = 12 })
+			}
+		}
+		start()
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(20)))
+		Expect(events(ctx, "team-a")).To(HaveLen(20))
+		Expect(projector.Ledger.Count(ctx, "p", nil)).To(Equal(&registryv1alpha1.EventsStatus{Emitted: 20, NextAuditIndex: 20}))
+	})
+
+	It("has everything put again when the registry was away, and when its log is another", func(ctx context.Context) {
+		registry.appendLocked("p", 1)
+		start()
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(1)))
+		Expect(recovered.Load()).To(BeZero())
+		registry.set(func() { registry.logError = errors.New("connection refused") })
+		Consistently(recovered.Load).WithTimeout(200 * time.Millisecond).Should(BeZero())
+		registry.set(func() { registry.logError = nil })
+		Eventually(recovered.Load).Should(Equal(int32(1)))
+		registry.set(func() { registry.origin = "restored" })
+		Eventually(recovered.Load).Should(Equal(int32(2)))
+	})
+
+	It("keeps its pace", func(ctx context.Context) {
+		projector.Pace = EventPace{Burst: 5, BurstRate: 100_000, Rate: 50}
+		registry.appendLocked("p", 15)
+		began := time.Now()
+		start()
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(15)))
+		Expect(time.Since(began)).To(BeNumerically(">=", 190*time.Millisecond))
+	})
+})
+
+var _ = Describe("An Event", func() {
+	from := origin{log: "origin", namespace: "tidelock-system", instance: "tidelock-0",
+		workload: corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: "tidelock-system", Name: "tidelock"}}
+	entry := func(change ...func(*openapi.LogEntry)) openapi.LogEntry {
+		e := openapi.LogEntry{
+			Index: 7, Hash: "h", Kind: "change_tag_immutability", Organization: "team-a", Repository: "app", Tag: "v1", Policy: "uuid", Time: time.Unix(1_800_000_000, 0),
+			Manager:  &openapi.Manager{Kind: policyKind, Namespace: "team-a", Name: "releases", UID: "uid"},
+			Metadata: map[string]any{"trigger": "policy", "immutable": true, "previous_immutable": false, "manifest_digest": "sha256:abc", "policy_pattern": "v.*"},
+		}
+		for _, f := range change {
+			f(&e)
+		}
+		return e
+	}
+	with := func(field string, value any) func(*openapi.LogEntry) {
+		return func(e *openapi.LogEntry) { e.Metadata[field] = value }
+	}
+	kind := func(kind string) func(*openapi.LogEntry) { return func(e *openapi.LogEntry) { e.Kind = kind } }
+
+	DescribeTable("is made of", func(e openapi.LogEntry, made bool) { Expect(becomesEvent(e)).To(Equal(made)) },
+		Entry("a push of a covered tag", entry(kind("tag_created_immutable_by_policy")), true),
+		Entry("a hold that a sweep placed", entry(), true),
+		Entry("not a hold by hand", entry(with("trigger", "manual")), false),
+		Entry("a refused push", entry(kind("push_repo_failed")), true),
+		Entry("a refused deletion", entry(kind("delete_tag_failed")), true),
+		Entry("not a repeated refusal", entry(kind("push_repo_failed"), with("repeat_of", "x")), false),
+		Entry("not a refusal for a hold by hand", entry(kind("push_repo_failed"), func(e *openapi.LogEntry) { e.Policy = "" }), false),
+		Entry("not the summary of a sweep", entry(kind("apply_immutability_policy_retroactive")), false),
+		Entry("not a dry run", entry(kind("immutability_dry_run")), false),
+		Entry("not a push of another tag", entry(kind("create_tag")), false),
+	)
+
+	DescribeTable("says", func(e openapi.LogEntry, kind, reason, note string) {
+		event := newEvent(from, e)
+		Expect([]string{event.Type, event.Reason, event.Note}).To(Equal([]string{kind, reason, note}))
+	},
+		Entry("what is locked", entry(), "Normal", "TagLocked", "team-a/app:v1 is locked at sha256:abc by pattern v.*"),
+		Entry("what is released", entry(with("immutable", false), with("previous_immutable", true)),
+			"Normal", "TagReleased", "team-a/app:v1 at sha256:abc is no longer held by pattern v.*"),
+		Entry("what is released by one of several", entry(with("hold", "removed"), with("previous_immutable", true)),
+			"Normal", "TagReleased", "team-a/app:v1 at sha256:abc is no longer held by pattern v.*; something else still locks it"),
+		Entry("what is locked by one of several", entry(with("hold", "placed"), with("previous_immutable", true)),
+			"Normal", "TagLocked", "team-a/app:v1 is locked at sha256:abc by pattern v.*"),
+		Entry("what is refused", entry(kind("push_repo_failed"), with("operation", "overwrite"), with("reason", "it is locked"), with("attempted_digest", "sha256:def"),
+			func(e *openapi.LogEntry) { e.Performer = openapi.Performer{Kind: "user", Name: "ann"} }),
+			"Warning", "PushRefused", "refused user ann to overwrite team-a/app:v1: it is locked; attempted sha256:def"),
+		Entry("what is refused about a whole repository", entry(kind("delete_repo_failed"), with("operation", "delete"), with("reason", "it holds locked tags"),
+			func(e *openapi.LogEntry) { e.Tag, e.Performer = "", openapi.Performer{Kind: "user", Name: "ann"} }),
+			"Warning", "DeleteRefused", "refused user ann to delete team-a/app: it holds locked tags"),
+	)
+
+	It("has a name of its own for each entry of each log", func() {
+		other := entry(func(e *openapi.LogEntry) { e.Hash = "other" })
+		elsewhere := from
+		elsewhere.log = "restored"
+		names := []string{newEvent(from, entry()).Name, newEvent(from, other).Name, newEvent(elsewhere, entry()).Name}
+		Expect(newEvent(from, entry()).Name).To(Equal(names[0]))
+		Expect(names[1]).NotTo(Or(Equal(names[0]), Equal(names[2])))
+		Expect(names[2]).NotTo(Equal(names[0]))
+	})
+
+	It("is about the workload where no object declares the policy, and in the namespace default where neither has one", func() {
+		event := newEvent(from, entry(func(e *openapi.LogEntry) { e.Manager = nil }))
+		Expect(event.Namespace).To(Equal("tidelock-system"))
+		Expect(event.Regarding).To(Equal(from.workload))
+		event = newEvent(from, entry(func(e *openapi.LogEntry) { e.Manager = &openapi.Manager{Kind: "ReadonlySuperuser", Name: "auditor"} }))
+		Expect(event.Namespace).To(Equal("default"))
+	})
+
+	It("stays within what the API server takes", func() {
+		event := newEvent(from, entry(with("policy_pattern", strings.Repeat("é", 1000))))
+		Expect(len(event.Note)).To(BeNumerically("<=", 1024))
+		Expect(event.Note).To(HaveSuffix("é…"))
+	})
+})

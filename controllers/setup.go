@@ -1,0 +1,73 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+// Registry is all that the controllers need of the registry.
+type Registry interface {
+	PolicyRegistry
+	SyncRegistry
+	LogRegistry
+	LedgerRegistry
+}
+
+// Options say how the controllers run.
+type Options struct {
+	Registry Registry
+	// Namespace is the operator's own. Workload is what runs the operator there, Instance the name of its pod.
+	Namespace string
+	Workload  corev1.ObjectReference
+	Instance  string
+	// EventPace is DefaultEventPace if it is zero.
+	EventPace EventPace
+}
+
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=tidelock-system
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch,namespace=tidelock-system
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch,namespace=tidelock-system
+
+// Setup adds all controllers to the manager. The markers above are for the manager's own leader election.
+func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
+	cluster, err := namespaceByName(ctx, mgr.GetAPIReader(), metav1.NamespaceSystem)
+	if err != nil {
+		return fmt.Errorf("reading the cluster's identity, the UID of the namespace %s: %w", metav1.NamespaceSystem, err)
+	}
+	events, err := NewEventsClient(mgr.GetConfig())
+	if err != nil {
+		return fmt.Errorf("making a client for Events: %w", err)
+	}
+	if options.EventPace == (EventPace{}) {
+		options.EventPace = DefaultEventPace
+	}
+	uid := string(cluster.UID)
+	synchronizer := NewSynchronizer(mgr.GetClient(), options.Registry, uid)
+	ledger := &EventLedger{Registry: options.Registry}
+	policies := &ImmutabilityPolicyReconciler{
+		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Ledger: ledger,
+	}
+	projector := &Projector{
+		Registry: options.Registry, Events: events, Ledger: ledger,
+		Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance, Pace: options.EventPace,
+		CountsChanged: policies.CountsChanged,
+		Recovered: func(ctx context.Context) error {
+			synchronizer.Restart()
+			return policies.PutAll(ctx)
+		},
+	}
+	if err := policies.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the controller of %s: %w", policyKind, err)
+	}
+	if err := mgr.Add(synchronizer); err != nil {
+		return fmt.Errorf("setting up the synchronizer: %w", err)
+	}
+	if err := mgr.Add(projector); err != nil {
+		return fmt.Errorf("setting up the projector of Events: %w", err)
+	}
+	return nil
+}

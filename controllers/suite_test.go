@@ -1,0 +1,133 @@
+package controllers
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	registryclient "github.com/tidelock/tidelock/registry/client"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+func TestControllers(t *testing.T) {
+	RegisterFailHandler(Fail)
+	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(GinkgoWriter, nil)))
+	SetDefaultEventuallyTimeout(20 * time.Second)
+	EnforceDefaultTimeoutsWhenUsingContexts()
+	RunSpecs(t, "Controllers")
+}
+
+// stubRegistry is a registry whose answers a test sets. Its log is in memory.
+type stubRegistry struct {
+	mu      sync.Mutex
+	origin  string
+	entries []openapi.LogEntry
+	cursor  int64
+	// onMove is called before the cursor is moved.
+	onMove func()
+	// logError is what reading the log fails with.
+	logError error
+
+	put     func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
+	puts    []openapi.ManagedPolicy
+	present [][]openapi.Manager
+}
+
+func stale() error {
+	return &registryclient.Error{Status: 409, Code: domain.CodeStale, Message: "stale"}
+}
+
+func (r *stubRegistry) PutPolicy(_ context.Context, _, _ string, policy openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.puts = append(r.puts, policy)
+	return r.put(policy)
+}
+
+func (r *stubRegistry) PolicyStatus(context.Context, string, string) (openapi.PolicyStatus, error) {
+	return openapi.PolicyStatus{}, &registryclient.Error{Status: 404, Code: domain.CodeNotFound}
+}
+
+func (r *stubRegistry) DeletePolicy(context.Context, string, string, string, string) error {
+	return nil
+}
+
+func (r *stubRegistry) Synced(_ context.Context, _ string, present []openapi.Manager) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.present = append(r.present, present)
+	return nil
+}
+
+func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, _ time.Duration) (openapi.LogSegment, error) {
+	segment, err := r.read(after, limit, func(openapi.LogEntry) bool { return true })
+	if err == nil && len(segment.Entries) == 0 {
+		sleep(ctx, time.Millisecond) // the long poll, in short
+	}
+	return segment, err
+}
+
+func (r *stubRegistry) PolicyLog(_ context.Context, uuid string, after int64, limit int) (openapi.LogSegment, error) {
+	return r.read(after, limit, func(e openapi.LogEntry) bool { return e.Policy == uuid })
+}
+
+func (r *stubRegistry) read(after int64, limit int, selected func(openapi.LogEntry) bool) (openapi.LogSegment, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	segment := openapi.LogSegment{Origin: r.origin, Size: int64(len(r.entries))}
+	for _, entry := range r.entries {
+		if entry.Index > after && selected(entry) && len(segment.Entries) < limit {
+			segment.Entries = append(segment.Entries, entry)
+		}
+	}
+	return segment, r.logError
+}
+
+func (r *stubRegistry) LogCursor(context.Context, string) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cursor, nil
+}
+
+func (r *stubRegistry) MoveLogCursor(_ context.Context, _ string, from, to int64) error {
+	if r.onMove != nil {
+		r.onMove()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cursor != from {
+		return stale()
+	}
+	r.cursor = to
+	return nil
+}
+
+func (r *stubRegistry) set(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
+// appendLocked adds entries about tags that the policy locked.
+func (r *stubRegistry) appendLocked(policy string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for range n {
+		i := int64(len(r.entries))
+		r.entries = append(r.entries, openapi.LogEntry{
+			Index: i, Hash: "hash-" + strconv.FormatInt(i, 10), Kind: "tag_created_immutable_by_policy", Time: time.Unix(1_800_000_000, 0),
+			Organization: "team-a", Repository: "app", Tag: "v" + strconv.FormatInt(i, 10), Policy: policy,
+			Manager:  &openapi.Manager{Kind: policyKind, Namespace: "team-a", Name: policy, UID: "uid-" + policy},
+			Metadata: map[string]any{"policy_pattern": "v.*", "manifest_digest": "sha256:abc"},
+		})
+	}
+}

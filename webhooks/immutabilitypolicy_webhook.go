@@ -1,0 +1,175 @@
+// Package webhooks holds what is checked at admission: the rules that CEL cannot express, and warnings about what a
+// change will do.
+//
+// +kubebuilder:webhookconfiguration:mutating=false,name=tidelock
+package webhooks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/openapi"
+)
+
+// previewBudget bounds how long an admission waits for the registry. It is asked for a warning only, never to decide.
+const previewBudget = time.Second
+
+// Previewer says what a policy would mean for the tags that are there.
+type Previewer interface {
+	Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error)
+}
+
+// immutabilityPolicyValidator admits or refuses policies by themselves, and warns by what it sees around them.
+type immutabilityPolicyValidator struct {
+	reader   client.Reader
+	registry Previewer
+}
+
+var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityPolicyValidator{}
+
+// scopeIndex finds policies by what they are about.
+const scopeIndex = "scope"
+
+func scope(p *registryv1alpha1.ImmutabilityPolicy) string {
+	return p.Organization() + "/" + p.Spec.Repository
+}
+
+// +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
+
+// SetupImmutabilityPolicy registers the webhook for ImmutabilityPolicy with the manager's webhook server.
+func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Previewer) error {
+	err := mgr.GetFieldIndexer().IndexField(ctx, &registryv1alpha1.ImmutabilityPolicy{}, scopeIndex, func(o client.Object) []string {
+		return []string{scope(o.(*registryv1alpha1.ImmutabilityPolicy))}
+	})
+	if err != nil {
+		return fmt.Errorf("indexing policies by scope: %w", err)
+	}
+	return ctrl.NewWebhookManagedBy(mgr, &registryv1alpha1.ImmutabilityPolicy{}).
+		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry}).
+		Complete()
+}
+
+// ValidateCreate implements admission.Validator.
+func (v *immutabilityPolicyValidator) ValidateCreate(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+	if errs := registryv1alpha1.ValidateImmutabilityPolicy(policy); len(errs) > 0 {
+		return nil, invalid(policy, errs)
+	}
+	return v.warnings(ctx, policy), nil
+}
+
+// ValidateUpdate implements admission.Validator. What does not touch the spec is always admitted, and so is everything
+// once the object is deleted: a rule that became stricter must neither stop finalizers nor annotations.
+func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+	if !policy.DeletionTimestamp.IsZero() || equality.Semantic.DeepEqual(old.Spec, policy.Spec) {
+		return nil, nil
+	}
+	if errs := registryv1alpha1.ValidateImmutabilityPolicyUpdate(old, policy); len(errs) > 0 {
+		return nil, invalid(policy, errs)
+	}
+	return v.warnings(ctx, policy), nil
+}
+
+// ValidateDelete implements admission.Validator. The webhook is not called for deletions.
+func (v *immutabilityPolicyValidator) ValidateDelete(context.Context, *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+	return nil, nil
+}
+
+func invalid(policy *registryv1alpha1.ImmutabilityPolicy, errs field.ErrorList) error {
+	return apierrors.NewInvalid(registryv1alpha1.GroupVersion.WithKind("ImmutabilityPolicy").GroupKind(), policy.Name, errs)
+}
+
+func (v *immutabilityPolicyValidator) warnings(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) admission.Warnings {
+	var warnings admission.Warnings
+	for _, warn := range []func(context.Context, *registryv1alpha1.ImmutabilityPolicy) string{
+		v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact,
+	} {
+		if text := warn(ctx, policy); text != "" {
+			warnings = append(warnings, shorten(text))
+		}
+	}
+	return warnings
+}
+
+// warnOwnership warns where the policy will stall because its namespace has no claim to the organization. Whether a
+// claim is good is decided by the registry.
+func (v *immutabilityPolicyValidator) warnOwnership(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
+	organization := policy.Organization()
+	if organization == policy.Namespace {
+		return ""
+	}
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := v.reader.Get(ctx, client.ObjectKey{Name: policy.Namespace}, namespace); err != nil {
+		log.FromContext(ctx).Error(err, "the policy's namespace could not be read; its claim was not checked")
+		return ""
+	}
+	claimed := registryv1alpha1.ClaimedOrganizations(namespace.Annotations)
+	if slices.Contains(claimed, organization) || slices.Contains(claimed, registryv1alpha1.AnyOrganization) {
+		return ""
+	}
+	return fmt.Sprintf("namespace %s does not claim organization %s: the policy has no effect until the namespace's annotation %s names it",
+		policy.Namespace, organization, registryv1alpha1.OrganizationsAnnotation)
+}
+
+// warnRepository warns of a path that was meant to be a whole name.
+func (v *immutabilityPolicyValidator) warnRepository(_ context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
+	first, rest, _ := strings.Cut(policy.Spec.Repository, "/")
+	if rest == "" || first != policy.Organization() {
+		return ""
+	}
+	return fmt.Sprintf("repository is the path inside the organization: this policy covers %s/%s; for %s write %s",
+		policy.Organization(), policy.Spec.Repository, policy.Spec.Repository, rest)
+}
+
+// warnDuplicate warns of another policy that covers the same tags. It is admitted, so that a policy can be renamed: the
+// new one is applied before the old one is pruned.
+func (v *immutabilityPolicyValidator) warnDuplicate(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
+	var others registryv1alpha1.ImmutabilityPolicyList
+	if err := v.reader.List(ctx, &others, client.MatchingFields{scopeIndex: scope(policy)}); err != nil {
+		log.FromContext(ctx).Error(err, "other policies could not be read; the pattern was not compared with theirs")
+		return ""
+	}
+	spec := policy.PolicySpec()
+	for i := range others.Items {
+		other := &others.Items[i]
+		if other.Namespace == policy.Namespace && other.Name == policy.Name {
+			continue
+		}
+		if s := other.PolicySpec(); s.TagPattern == spec.TagPattern && s.TagPatternMatches == spec.TagPatternMatches {
+			return fmt.Sprintf("policy %s/%s covers the same tags already; each covered tag gets a hold by both", other.Namespace, other.Name)
+		}
+	}
+	return ""
+}
+
+// warnImpact tells how many tags that exist already the policy locks.
+func (v *immutabilityPolicyValidator) warnImpact(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
+	ctx, cancel := context.WithTimeout(ctx, previewBudget)
+	defer cancel()
+	spec := policy.PolicySpec()
+	coverage, err := v.registry.Preview(ctx, openapi.PreviewRequest{
+		Organization: policy.Organization(), Repository: policy.Spec.Repository,
+		TagPattern: spec.TagPattern, TagPatternMatches: spec.TagPatternMatches,
+	})
+	if err != nil {
+		log.FromContext(ctx).Info("the registry gave no preview of a policy", "cause", err.Error())
+		return "the impact on existing tags is unknown: the registry did not answer in time"
+	}
+	return impact(policy, coverage)
+}
