@@ -1,0 +1,115 @@
+package clients
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// layoutTag is the name of the image in each layout.
+const layoutTag = "v1"
+
+// testImage is an image of one layer with random bytes.
+type testImage struct {
+	config, layer []byte
+	manifest      []byte
+}
+
+func newImage() testImage {
+	GinkgoHelper()
+	content := make([]byte, 1<<20)
+	for i := range content {
+		content[i] = byte(rand.Uint32())
+	}
+	var plain bytes.Buffer
+	archive := tar.NewWriter(&plain)
+	Expect(archive.WriteHeader(&tar.Header{Name: "random", Mode: 0o644, Size: int64(len(content))})).To(Succeed())
+	_, err := archive.Write(content)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(archive.Close()).To(Succeed())
+	var compressed bytes.Buffer
+	zip := gzip.NewWriter(&compressed)
+	_, err = zip.Write(plain.Bytes())
+	Expect(err).NotTo(HaveOccurred())
+	Expect(zip.Close()).To(Succeed())
+
+	i := testImage{layer: compressed.Bytes()}
+	i.config = encode(ocispec.Image{
+		Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(plain.Bytes())}},
+	})
+	i.manifest = encode(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: describe(ocispec.MediaTypeImageConfig, i.config), Layers: []ocispec.Descriptor{describe(ocispec.MediaTypeImageLayerGzip, i.layer)},
+	})
+	return i
+}
+
+func (i testImage) digest() string { return digest.FromBytes(i.manifest).String() }
+
+// blobs are all parts of the image.
+func (i testImage) blobs() [][]byte { return [][]byte{i.manifest, i.config, i.layer} }
+
+func describe(mediaType string, content []byte) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content))}
+}
+
+func encode(value any) []byte {
+	GinkgoHelper()
+	content, err := json.Marshal(value)
+	Expect(err).NotTo(HaveOccurred())
+	return content
+}
+
+// layout writes the image as an OCI layout with the one tag layoutTag.
+func (i testImage) layout() string {
+	GinkgoHelper()
+	dir := filepath.Join(GinkgoT().TempDir(), "layout")
+	Expect(os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755)).To(Succeed())
+	for _, content := range i.blobs() {
+		Expect(os.WriteFile(blobFile(dir, content), content, 0o600)).To(Succeed())
+	}
+	manifest := describe(ocispec.MediaTypeImageManifest, i.manifest)
+	manifest.Annotations = map[string]string{ocispec.AnnotationRefName: layoutTag}
+	index := encode(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{manifest}})
+	Expect(os.WriteFile(filepath.Join(dir, "index.json"), index, 0o600)).To(Succeed())
+	Expect(os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o600)).To(Succeed())
+	return dir
+}
+
+func blobFile(layout string, content []byte) string {
+	return filepath.Join(layout, "blobs", "sha256", digest.FromBytes(content).Encoded())
+}
+
+// expectLayout checks that an OCI layout has each byte of the image.
+func (i testImage) expectLayout(dir string) {
+	GinkgoHelper()
+	for _, content := range i.blobs() {
+		Expect(os.ReadFile(blobFile(dir, content))).To(Equal(content))
+	}
+}
+
+// push stores the image without any client.
+func (i testImage) push(repository string, tags ...string) {
+	GinkgoHelper()
+	for _, content := range [][]byte{i.config, i.layer} {
+		response, body := call("POST", fmt.Sprintf("/v2/%s/blobs/uploads/?digest=%s", repository, digest.FromBytes(content)), "", content)
+		Expect(response.StatusCode).To(Equal(http.StatusCreated), string(body))
+	}
+	for _, tag := range tags {
+		response, body := call("PUT", fmt.Sprintf("/v2/%s/manifests/%s", repository, tag), ocispec.MediaTypeImageManifest, i.manifest)
+		Expect(response.StatusCode).To(Equal(http.StatusCreated), string(body))
+	}
+}

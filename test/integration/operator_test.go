@@ -1,0 +1,150 @@
+package integration
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	controllerconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/controllers"
+	"github.com/tidelock/tidelock/registry"
+	"github.com/tidelock/tidelock/registry/auth"
+	registryclient "github.com/tidelock/tidelock/registry/client"
+	"github.com/tidelock/tidelock/webhooks"
+)
+
+const adminPassword = "correct horse battery staple"
+
+// deletionDelay is short enough to be waited for, and long enough to do something meanwhile.
+const deletionDelay = 3 * time.Second
+
+// testRegistry is a registry in this process. It can be stopped and started again on the same data and port.
+type testRegistry struct {
+	config registry.Config
+	url    string
+	stop   func()
+}
+
+func startRegistry() *testRegistry {
+	GinkgoHelper()
+	dir := GinkgoT().TempDir()
+	r := &testRegistry{config: registry.Config{
+		DataDir: filepath.Join(dir, "data"), Listen: "127.0.0.1:0",
+		AdminPasswordFile: filepath.Join(dir, "admin"), OperatorTokenFile: filepath.Join(dir, "token"),
+		PoliciesDeletionDelay: deletionDelay, Logger: slog.New(slog.NewTextHandler(GinkgoWriter, nil)),
+	}}
+	Expect(os.WriteFile(r.config.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
+	Expect(auth.EnsureTokenFile(r.config.OperatorTokenFile)).To(Succeed())
+	r.start()
+	DeferCleanup(func() { r.stop() })
+	return r
+}
+
+func (r *testRegistry) start() {
+	GinkgoHelper()
+	running, err := registry.New(r.config)
+	Expect(err).NotTo(HaveOccurred())
+	r.url, r.config.Listen = running.URL(), running.Addr().String()
+	r.stop = inBackground(running.Run)
+}
+
+// inBackground runs a server until the returned function is called, which waits for its end. More calls do nothing.
+func inBackground(run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer GinkgoRecover()
+		defer close(done)
+		Expect(run(ctx)).To(Succeed())
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// operatorConfig is the operator's way to the API server, with no more rights than config/rbac gives.
+func operatorConfig() *rest.Config {
+	c := rest.CopyConfig(config)
+	c.Impersonate = rest.ImpersonationConfig{
+		UserName: operatorUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace, "system:authenticated"},
+	}
+	return c
+}
+
+func newManager(change ...func(*ctrl.Options)) ctrl.Manager {
+	GinkgoHelper()
+	options := ctrl.Options{
+		Scheme:  scheme,
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		Cache:   cache.Options{ByObject: map[client.Object]cache.ByObject{&corev1.Secret{}: webhooks.SecretCache(operatorNamespace)}},
+		// One process runs many managers, one after the other.
+		Controller: controllerconfig.Controller{SkipNameValidation: ptr.To(true)},
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	mgr, err := ctrl.NewManager(operatorConfig(), options)
+	Expect(err).NotTo(HaveOccurred())
+	return mgr
+}
+
+func newRegistryClient(r *testRegistry) *registryclient.Client {
+	GinkgoHelper()
+	c, err := registryclient.New(registryclient.Options{URL: r.url, TokenFile: r.config.OperatorTokenFile})
+	Expect(err).NotTo(HaveOccurred())
+	return c
+}
+
+// setUpControllers adds to the manager what `tidelock operator` adds.
+func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry) {
+	GinkgoHelper()
+	Expect(controllers.Setup(ctx, mgr, controllers.Options{
+		Registry: registry, Namespace: operatorNamespace, Instance: "test",
+		Workload: corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: operatorNamespace, Name: "tidelock"},
+	})).To(Succeed())
+}
+
+// startOperator starts controllers against a registry. At the end of the test no policy is left.
+func startOperator(ctx context.Context, r *testRegistry) (stop func()) {
+	GinkgoHelper()
+	mgr := newManager()
+	setUpControllers(ctx, mgr, newRegistryClient(r))
+	stop = inBackground(mgr.Start)
+	DeferCleanup(func(ctx context.Context) {
+		stop()
+		removePolicies(ctx)
+	})
+	return stop
+}
+
+// removePolicies removes all policies with nobody there to see them off.
+func removePolicies(ctx context.Context) {
+	GinkgoHelper()
+	var policies registryv1alpha1.ImmutabilityPolicyList
+	Expect(admin.List(ctx, &policies)).To(Succeed())
+	for i := range policies.Items {
+		removeFinalizers(ctx, &policies.Items[i])
+		Expect(client.IgnoreNotFound(admin.Delete(ctx, &policies.Items[i]))).To(Succeed())
+	}
+}
+
+func removeFinalizers(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) {
+	GinkgoHelper()
+	before := policy.DeepCopy()
+	policy.Finalizers = nil
+	Expect(client.IgnoreNotFound(admin.Patch(ctx, policy, client.MergeFrom(before)))).To(Succeed())
+}

@@ -1,0 +1,110 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/gexec"
+	eventsv1 "k8s.io/api/events/v1"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// operatorProcess is the real program, as the user that config/rbac gives rights to.
+type operatorProcess struct {
+	testRegistry
+	args    []string
+	session *gexec.Session
+}
+
+func newOperatorProcess(args ...string) *operatorProcess {
+	GinkgoHelper()
+	dir := GinkgoT().TempDir()
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		Expect(os.WriteFile(path, content, 0o600)).To(Succeed())
+		return path
+	}
+	user, err := cluster.AddUser(envtest.User{Name: operatorUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace}}, config)
+	Expect(err).NotTo(HaveOccurred())
+	kubeconfig, err := user.KubeConfig()
+	Expect(err).NotTo(HaveOccurred())
+	port := freePort()
+	p := &operatorProcess{args: append([]string{
+		"operator", "--kubeconfig", file("kubeconfig", kubeconfig), "--data-dir", filepath.Join(dir, "data"), "--runtime-dir", filepath.Join(dir, "run"),
+		"--listen", fmt.Sprintf("127.0.0.1:%d", port), "--admin-password-file", file("admin", []byte(adminPassword)),
+		"--webhook-port", "0", "--metrics-bind-address", "0", "--health-bind-address", "0",
+	}, args...)}
+	p.url = fmt.Sprintf("http://127.0.0.1:%d", port)
+	DeferCleanup(func() {
+		if p.session != nil {
+			p.session.Kill().Wait(timeout)
+		}
+	})
+	DeferCleanup(removePolicies)
+	return p
+}
+
+func (p *operatorProcess) start() {
+	GinkgoHelper()
+	var err error
+	p.session, err = gexec.Start(exec.Command(binary("tidelock"), p.args...), GinkgoWriter, GinkgoWriter)
+	Expect(err).NotTo(HaveOccurred())
+}
+
+var _ = Describe("The operator's process", func() {
+	It("makes exactly 1,000 Events of 1,000 tags, also when it is killed in the middle", func(ctx context.Context) {
+		const tags = 1000
+		operator := newOperatorProcess("--events-burst-rate", "200")
+		operator.start()
+		team := newTeam(ctx)
+		operator.prepare(ctx, team+"/app")
+		operator.pushMany(ctx, team+"/app", tags)
+		policy := create(ctx, newPolicy(team))
+		Eventually(eventsOf).WithArguments(policy).WithContext(ctx).WithTimeout(longTimeout).Should(WithTransform(func(list []eventsv1.Event) int { return len(list) }, BeNumerically(">", tags/4)))
+		operator.session.Kill().Wait(timeout)
+		events, err := eventsOf(ctx, policy)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(len(events)).To(BeNumerically("<", tags), "the process was killed too late to show anything")
+
+		operator.start()
+		Eventually(func(g Gomega, ctx context.Context) {
+			g.Expect(admin.Get(ctx, key(policy), policy)).To(Succeed())
+			g.Expect(policy).To(And(beReady(), HaveField("Status.Events", HaveValue(And(HaveField("Emitted", int64(tags)), HaveField("Pending", int64(0)))))))
+		}).WithContext(ctx).WithTimeout(longTimeout).Should(Succeed())
+		expectOneEventForEachTag(ctx, policy, team+"/app", tags)
+	})
+
+	It("finishes and hands over when it is asked to stop", func(ctx context.Context) {
+		operator := newOperatorProcess()
+		operator.start()
+		team := newTeam(ctx)
+		operator.prepare(ctx, team+"/app")
+		Expect(operator.session.Signal(syscall.SIGTERM).Wait(timeout)).To(gexec.Exit(0))
+		// Its lease was given back: the next one leads at once.
+		operator.start()
+		policy := create(ctx, newPolicy(team))
+		Eventually(func(g Gomega, ctx context.Context) {
+			g.Expect(admin.Get(ctx, key(policy), policy)).To(Succeed())
+			g.Expect(policy).To(beReady())
+		}).WithContext(ctx).WithTimeout(leaseDuration).Should(Succeed())
+	})
+
+	DescribeTable("says what is wrong with its settings", func(message string, args ...string) {
+		session, err := gexec.Start(exec.Command(binary("tidelock"), append([]string{"operator"}, args...)...), GinkgoWriter, GinkgoWriter)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(session.Wait(timeout)).To(gexec.Exit(1))
+		Expect(string(session.Err.Contents())).To(ContainSubstring(message))
+	},
+		Entry("no registry", "--data-dir is required for the operator's own registry, or --registry-url for another"),
+		Entry("two registries", "use one of them", "--data-dir", "x", "--registry-url", "http://localhost"),
+		Entry("no token", "--registry-url needs --operator-token-file", "--registry-url", "http://localhost"),
+		Entry("no Events", "must be above 0", "--data-dir", "x", "--events-rate", "0"),
+		Entry("no workload", "is not kind/name", "--data-dir", "x", "--workload", "tidelock"),
+	)
+})
