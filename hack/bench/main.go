@@ -1,0 +1,172 @@
+// Command bench measures what Tidelock promises about speed, as ratios of things measured in the same run, and prints
+// one table. Nothing fails when a figure is missed: machines differ, and a timed test is a test of the machine.
+//
+//	bench [-parts sweep,audit,events,peer] [flags]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"time"
+)
+
+// options are the sizes of a run.
+type options struct {
+	parts []string
+	bin   string
+	dir   string
+
+	tags   int
+	rate   int
+	writes int
+	events int
+	rounds int
+}
+
+// part is one measurement: it adds its figures to the table.
+type part struct {
+	name string
+	what string
+	run  func(context.Context, options, *table) error
+}
+
+var parts = []part{
+	{"sweep", "a policy over many tags, and pushes beside it", sweep},
+	{"audit", "what the audit entry costs a tag write", auditCost},
+	{"events", "Events from the audit log into a kube-apiserver", events},
+	{"peer", "push and pull beside distribution v3", peer},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	var o options
+	names := make([]string, len(parts))
+	for i, p := range parts {
+		names[i] = p.name
+	}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	list := flags.String("parts", strings.Join(names, ","), "what to measure, `names` separated by commas")
+	flags.StringVar(&o.bin, "bin", "bin", "`folder` of tidelock and registry-peer")
+	flags.StringVar(&o.dir, "dir", "", "`folder` for data, on the disk to measure; the system's for temporary files by default")
+	flags.IntVar(&o.tags, "tags", 100_000, "sweep: `number` of tags")
+	flags.IntVar(&o.rate, "rate", 200, "sweep: `pushes` a second beside the sweep")
+	flags.IntVar(&o.writes, "writes", 4000, "audit: tag `writes` in a round")
+	flags.IntVar(&o.events, "events", 5000, "events: `number` of entries to turn into Events")
+	flags.IntVar(&o.rounds, "rounds", 5, "`times` that each of two things is measured in turn")
+	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	o.parts = strings.Split(*list, ",")
+	for _, name := range o.parts {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("there is no part %q; there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	// One folder for all, so that an interrupted run leaves nothing behind either.
+	if o.dir, err = os.MkdirTemp(o.dir, "tidelock-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+
+	fmt.Println(machine(o.dir))
+	t := &table{}
+	for _, p := range parts {
+		if !slices.Contains(o.parts, p.name) {
+			continue
+		}
+		start := time.Now()
+		t.part = p.name
+		fmt.Fprintf(os.Stderr, "%s: %s …\n", p.name, p.what)
+		if err := p.run(ctx, o, t); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "%s: done in %.0f s\n", p.name, time.Since(start).Seconds())
+	}
+	t.print(os.Stdout)
+	return nil
+}
+
+// machine says what the figures were measured on.
+func machine(dir string) string {
+	facts := []string{
+		fmt.Sprintf("%s/%s, %d CPUs", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
+	}
+	if model := field("/proc/cpuinfo", "model name"); model != "" {
+		facts = append(facts, model)
+	}
+	if memory := field("/proc/meminfo", "MemTotal"); memory != "" {
+		facts = append(facts, memory+" memory")
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		facts = append(facts, "load "+strings.Join(strings.Fields(string(load))[:1], " ")+" before the start")
+	}
+	facts = append(facts, fmt.Sprintf("fsync of 4 KiB %s", shortest(fsyncTime(dir))), runtime.Version(), time.Now().Format(time.DateOnly))
+	return strings.Join(facts, "; ")
+}
+
+// field reads the first "name : value" of a file of /proc, empty where there is none.
+func field(file, name string) string {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(content)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// fsyncTime is the median time that the disk takes to make a small write durable, on which every push depends.
+func fsyncTime(dir string) time.Duration {
+	file, err := os.CreateTemp(dir, "fsync-")
+	if err != nil {
+		return 0
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	var times samples
+	for range 50 {
+		start := time.Now()
+		if _, err := file.Write(make([]byte, 4096)); err != nil {
+			return 0
+		}
+		if err := file.Sync(); err != nil {
+			return 0
+		}
+		times = append(times, time.Since(start))
+	}
+	return times.quantile(0.5)
+}
