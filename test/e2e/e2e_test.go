@@ -1,0 +1,149 @@
+// Package e2e runs the operator's image on a real Kubernetes node: `make e2e` brings the node up and sets TIDELOCK_NODE
+// (whose `x` runs a command inside), TIDELOCK_IMAGE and TIDELOCK_BIN.
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+)
+
+func TestE2E(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "e2e")
+}
+
+const (
+	// host is how the kubelet names the registry: the node is told where that is.
+	host = "registry.tidelock.test:5000"
+	// A Pod, its volume, a rollout and a first pull are each a matter of seconds; machines may be slow.
+	patience = 3 * time.Minute
+	polling  = time.Second
+)
+
+// result is what a command printed.
+type result struct{ stdout, stderr string }
+
+// try runs a command inside the node.
+func try(stdin string, args ...string) (result, error) {
+	command := exec.Command(os.Getenv("TIDELOCK_NODE"), append([]string{"x"}, args...)...)
+	command.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, &stderr
+	err := command.Run()
+	return result{strings.TrimSpace(stdout.String()), stderr.String()}, err
+}
+
+// run is try for what must succeed.
+func run(args ...string) result {
+	GinkgoHelper()
+	return runWith("", args...)
+}
+
+func runWith(stdin string, args ...string) result {
+	GinkgoHelper()
+	r, err := try(stdin, args...)
+	Expect(err).NotTo(HaveOccurred(), "%s\n%s\n%s", strings.Join(args, " "), r.stdout, r.stderr)
+	return r
+}
+
+func kubectl(args ...string) result {
+	GinkgoHelper()
+	return run(append([]string{"kubectl"}, args...)...)
+}
+
+// path is a path inside the project.
+func path(parts ...string) string {
+	GinkgoHelper()
+	root, err := filepath.Abs("../..")
+	Expect(err).NotTo(HaveOccurred())
+	return filepath.Join(append([]string{root}, parts...)...)
+}
+
+var _ = Describe("Tidelock on a real node", Ordered, func() {
+	var registry, password string
+	image := func(reference string) string { return registry + "/team-a/" + reference }
+
+	BeforeAll(func() {
+		for _, variable := range []string{"TIDELOCK_NODE", "TIDELOCK_IMAGE", "TIDELOCK_BIN"} {
+			Expect(os.Getenv(variable)).NotTo(BeEmpty(), "%s is not set: run make e2e", variable)
+		}
+		rendered, err := exec.Command(path("hack", "render.sh"), os.Getenv("TIDELOCK_IMAGE")).Output()
+		Expect(err).NotTo(HaveOccurred())
+		runWith(string(rendered), "kubectl", "apply", "--server-side", "-f", "-")
+	})
+
+	It("comes up as a Pod under Pod Security restricted", func() {
+		Expect(kubectl("get", "namespace", "tidelock-system", "-o", `jsonpath={.metadata.labels.pod-security\.kubernetes\.io/enforce}`).stdout).To(Equal("restricted"))
+		kubectl("-n", "tidelock-system", "rollout", "status", "statefulset/tidelock", "--timeout", patience.String())
+		registry = kubectl("-n", "tidelock-system", "get", "service", "tidelock-registry", "-o", "jsonpath={.spec.clusterIP}").stdout + ":5000"
+		encoded := kubectl("-n", "tidelock-system", "get", "secret", "tidelock-admin", "-o", "jsonpath={.data.password}").stdout
+		decoded, err := base64.StdEncoding.DecodeString(encoded)
+		Expect(err).NotTo(HaveOccurred())
+		password = string(decoded)
+		runWith(password, "crane", "auth", "login", "--insecure", registry, "-u", "admin", "--password-stdin")
+		out, err := exec.Command(os.Getenv("TIDELOCK_NODE"), "mirror", host, "http://"+registry).CombinedOutput()
+		Expect(err).NotTo(HaveOccurred(), string(out))
+	})
+
+	It("takes an image, and locks its tag when a sample policy is applied", func() {
+		Eventually(func() error {
+			_, err := try("", "crane", "copy", "--insecure", "127.0.0.1:5000/pause:1", image("pause:v1.0.0"))
+			return err
+		}).WithTimeout(patience).WithPolling(polling).Should(Succeed())
+		kubectl("apply", "-k", path("config", "samples"))
+		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "impol/releases", "--timeout", patience.String())
+		Expect(kubectl("-n", "team-a", "get", "impol", "releases", "-o", "jsonpath={.status.locked}").stdout).To(Equal("1"))
+		Eventually(func() string {
+			r, _ := try("", "kubectl", "-n", "team-a", "get", "events.events.k8s.io", "-o", `jsonpath={range .items[?(@.reason=="TagLocked")]}{.note}{"\n"}{end}`)
+			return r.stdout
+		}).WithTimeout(patience).WithPolling(polling).Should(ContainSubstring("team-a/pause:v1.0.0"))
+	})
+
+	It("answers admission through its Service", func() {
+		policy := `{"apiVersion":"registry.tidelock.dev/v1alpha1","kind":"ImmutabilityPolicy","metadata":{"name":"preview","namespace":"team-a"},"spec":{"tagPattern":"v.*"}}`
+		r := runWith(policy, "kubectl", "apply", "--dry-run=server", "-f", "-")
+		Expect(r.stderr).To(ContainSubstring("1 of 1 existing tag"))
+		Expect(r.stderr).To(ContainSubstring("organization team-a"))
+	})
+
+	It("refuses every change of the locked tag", func() {
+		digest := run("crane", "digest", "--insecure", image("pause:v1.0.0")).stdout
+		run("crane", "mutate", "--insecure", "--label", "other=yes", "-t", image("pause:next"), image("pause:v1.0.0"))
+		for _, refused := range [][]string{
+			{"crane", "copy", "--insecure", image("pause:next"), image("pause:v1.0.0")},
+			{"crane", "delete", "--insecure", image("pause:v1.0.0")},
+			{"crane", "delete", "--insecure", image("pause@" + digest)},
+		} {
+			r, err := try("", refused...)
+			Expect(err).To(HaveOccurred(), strings.Join(refused, " "))
+			Expect(r.stderr).To(And(ContainSubstring("TAG_IMMUTABLE"), ContainSubstring("'v1.0.0'")))
+		}
+		Expect(run("crane", "digest", "--insecure", image("pause:v1.0.0")).stdout).To(Equal(digest))
+	})
+
+	It("serves the locked image to the kubelet", func() {
+		kubectl("-n", "team-a", "create", "secret", "docker-registry", "pull", "--docker-server", host, "--docker-username", "admin", "--docker-password", password)
+		runWith(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"locked","namespace":"team-a"},"spec":{"imagePullSecrets":[{"name":"pull"}],`+
+			`"containers":[{"name":"pause","image":"`+host+`/team-a/pause:v1.0.0","imagePullPolicy":"Always"}]}}`, "kubectl", "apply", "-f", "-")
+		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "pod/locked", "--timeout", patience.String())
+	})
+
+	It("keeps everything when its Pod is replaced", func() {
+		kubectl("-n", "tidelock-system", "delete", "pod", "tidelock-0")
+		kubectl("-n", "tidelock-system", "rollout", "status", "statefulset/tidelock", "--timeout", patience.String())
+		Eventually(func() string {
+			r, _ := try("", "crane", "delete", "--insecure", image("pause:v1.0.0"))
+			return r.stderr
+		}).WithTimeout(patience).WithPolling(polling).Should(ContainSubstring("TAG_IMMUTABLE"))
+		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "impol/releases", "--timeout", patience.String())
+	})
+})
