@@ -38,7 +38,7 @@ func lockOf(r *meta.Reader, set policy.Set, path string, tag domain.Tag) (*domai
 	if err != nil || !is {
 		return nil, err
 	}
-	return &domain.LockError{Tags: []string{tag.Name}, Count: 1, Digest: tag.Digest, Policy: ref}, nil
+	return &domain.LockError{Tags: []string{tag.Name}, Count: 1, Digest: tag.Digest, Policy: ref, Policies: []*domain.PolicyRef{ref}}, nil
 }
 
 // lockAbove looks for a locked tag that leads to a manifest: one of its own, or one of an index that holds it or of a
@@ -122,6 +122,7 @@ func lockOfTags(r *meta.Reader, set policy.Set, repo domain.Repository, manifest
 		lock.Count++
 		if len(lock.Tags) < domain.LockSample {
 			lock.Tags = append(lock.Tags, tag.Name)
+			lock.Policies = append(lock.Policies, ref)
 		}
 	}
 	return lock, nil
@@ -168,8 +169,10 @@ func (e *refusedError) Error() string { return e.answer.Message }
 // names.
 func refuse(kind audit.Kind, operation string, name domain.RepositoryName, lock *domain.LockError, attempted string) error {
 	e := &refusedError{answer: domain.Immutable(operation, lock)}
-	for _, tag := range lock.Tags {
-		e.refusals = append(e.refusals, newRefusal(kind, operation, aboutTag(name, tag), lock, attempted, e.answer.Message))
+	for i, tag := range lock.Tags {
+		own := *lock
+		own.Policy = lock.Policies[i]
+		e.refusals = append(e.refusals, newRefusal(kind, operation, aboutTag(name, tag), &own, attempted, e.answer.Message))
 	}
 	return e
 }

@@ -46,6 +46,20 @@ var _ = eachEngine("Deleting a manifest by digest", func(h *harness) {
 		Expect(h.tag(app, "latest")).To(Equal(d), "all or nothing")
 	})
 
+	It("leaves an entry for each locked tag, with the policy that locks it", func() {
+		d := h.mustPush(app, "v1.0.0")
+		Expect(h.setTag(app, "lts-2026", d)).To(Succeed())
+		Expect(h.setTag(app, "by-hand", d)).To(Succeed())
+		v, lts := h.mustCreate(teamA, releases), h.mustCreate(teamA, spec("lts-.*"))
+		Expect(h.hold(app, "by-hand", true)).To(Succeed())
+		Expect(h.DeleteManifest(ctx, alice, app, d)).To(haveCode(domain.CodeTagImmutable))
+		policies := map[string]string{}
+		for _, e := range h.entries(audit.KindDeleteTagFailed) {
+			policies[e.Tag] = e.Policy
+		}
+		Expect(policies).To(Equal(map[string]string{"v1.0.0": v.UUID, "lts-2026": lts.UUID, "by-hand": ""}))
+	})
+
 	It("delete_by_tag_still_blocks_immutable", func() {
 		d := h.mustPush(app, "v1.0.0")
 		h.mustCreate(teamA, releases)

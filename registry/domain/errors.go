@@ -72,6 +72,8 @@ type LockError struct {
 	Digest digest.Digest
 	// Policy is one policy that covers or holds the first tag, nil for a hold by hand.
 	Policy *PolicyRef
+	// Policies are the same for each of Tags, where the tags lock one manifest.
+	Policies []*PolicyRef
 }
 
 // LockSample bounds the tags that an answer or an audit entry names.
