@@ -147,7 +147,7 @@ var _ = Describe("a registry", func() {
 		Eventually(func() string {
 			_, metrics := s.call(http.DefaultClient, "GET", "/metrics", nil)
 			return metrics
-		}).Should(ContainSubstring("tidelock_http_requests_in_flight 2")) // the upload and this one
+		}).WithTimeout(20 * time.Second).Should(ContainSubstring("tidelock_http_requests_in_flight 2")) // the upload and this one
 
 		s.stop()
 		Eventually(func() error {
@@ -156,7 +156,7 @@ var _ = Describe("a registry", func() {
 				_ = connection.Close()
 			}
 			return err
-		}).Should(MatchError(ContainSubstring("refused")))
+		}).WithTimeout(20 * time.Second).Should(MatchError(ContainSubstring("refused")))
 		Expect(s.ready(context.Background())).To(MatchError("the registry is shutting down"))
 		Consistently(s.done).WithTimeout(100 * time.Millisecond).ShouldNot(Receive())
 

@@ -174,8 +174,7 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 			return err
 		}
 		done = ch
-		_, err := appendEntries(tx, origin, ch.entries)
-		return err
+		return appendEntries(tx, origin, ch.entries)
 	})
 	var refused *refusedError
 	if errors.As(err, &refused) {
@@ -200,10 +199,15 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 	return nil
 }
 
-func appendEntries(tx *meta.Tx, origin string, entries []audit.Entry) ([]int64, error) {
-	if len(entries) == 0 {
-		return nil, nil
+func appendEntries(tx *meta.Tx, origin string, entries []audit.Entry) error {
+	records, err := encode(origin, entries)
+	if err != nil {
+		return err
 	}
+	return tx.AppendAudit(records...)
+}
+
+func encode(origin string, entries []audit.Entry) ([]audit.Record, error) {
 	records := make([]audit.Record, len(entries))
 	for i, e := range entries {
 		var err error
@@ -211,7 +215,7 @@ func appendEntries(tx *meta.Tx, origin string, entries []audit.Entry) ([]int64, 
 			return nil, err
 		}
 	}
-	return tx.AppendAudit(records...)
+	return records, nil
 }
 
 func (c *Core) wakeUp() {

@@ -205,14 +205,13 @@ func (c *Core) appendRefusals(ctx context.Context, entries []audit.Entry, dryRun
 	if err != nil {
 		return nil, err
 	}
-	records := make([]audit.Record, len(entries))
-	hashes := make([]string, len(entries))
-	for i, e := range entries {
-		if records[i], err = audit.Encode(origin, e); err != nil {
-			return nil, domain.Unavailable(err)
-		}
-		hash := audit.LeafHash(records[i].Leaf)
-		hashes[i] = hash.String()
+	records, err := encode(origin, entries)
+	if err != nil {
+		return nil, domain.Unavailable(err)
+	}
+	hashes := make([]string, len(records))
+	for i, r := range records {
+		hashes[i] = audit.LeafHash(r.Leaf).String()
 	}
 	err = c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
 		for uuid, n := range dryRuns {
@@ -220,8 +219,7 @@ func (c *Core) appendRefusals(ctx context.Context, entries []audit.Entry, dryRun
 				return err
 			}
 		}
-		_, err := tx.AppendAudit(records...)
-		return err
+		return tx.AppendAudit(records...)
 	})
 	if err != nil {
 		return nil, forClient(err)

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,11 +112,15 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep) error {
 		if err != nil {
 			return err
 		}
-		ids, err := appendEntries(tx, origin, ch.entries)
+		records, err := encode(origin, ch.entries)
 		if err != nil {
 			return err
 		}
-		record(&s, b, ids)
+		first, last, err := tx.AppendAuditRange(records...)
+		if err != nil {
+			return err
+		}
+		record(&s, b, first, last)
 		return ch.finishBatch(origin, s, p, b.end, stopped)
 	})
 	if err != nil {
@@ -176,14 +181,11 @@ func (ch *change) advance(s *meta.Sweep, p domain.Policy, limit int) (b batch, s
 }
 
 // record counts what a batch did.
-func record(s *meta.Sweep, b batch, entries []int64) {
+func record(s *meta.Sweep, b batch, first, last int64) {
 	s.Examined += b.examined
 	s.Changed += int64(len(b.changed))
-	if len(entries) > 0 {
-		if s.FirstEntry == 0 {
-			s.FirstEntry = entries[0]
-		}
-		s.LastEntry = entries[len(entries)-1]
+	if first != 0 {
+		s.FirstEntry, s.LastEntry = cmp.Or(s.FirstEntry, first), last
 	}
 	if room := domain.LockSample - len(s.Sample); room > 0 {
 		s.Sample = append(s.Sample, b.changed[:min(room, len(b.changed))]...)
@@ -354,11 +356,10 @@ func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error
 	}
 	ref := revision.Ref()
 	about := subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}
-	_, err = appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, audit.Metadata{
+	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, audit.Metadata{
 		"tag_pattern": ref.Pattern, "policy_scope": string(ref.Scope), "revision": s.Revision, "sweep": s.Kind, "state": string(s.State),
 		"tags_affected_count": s.Changed, "sample_tags": s.Sample,
 	})})
-	return err
 }
 
 // deleteDue carries out requested deletions that are due, and returns how long to wait for the next.

@@ -9,22 +9,40 @@ import (
 	"github.com/tidelock/tidelock/registry/audit"
 )
 
-// AppendAudit adds entries to the log and returns the ids of their rows. Readers see them once they are indexed.
-func (tx *Tx) AppendAudit(records ...audit.Record) (ids []int64, err error) {
+const insertAudit = `INSERT INTO audit_entries (time, kind, organization, repository, tag, policy, performer, leaf, personal)`
+
+func auditRows(records []audit.Record) [][]any {
 	rows := make([][]any, len(records))
 	for i, r := range records {
 		rows[i] = []any{toMicros(r.Time), string(r.Kind), r.Organization, r.Repository, r.Tag, r.Policy, r.Performer, r.Leaf, r.Personal}
 	}
-	err = chunks(len(rows), func(from, size int) error {
-		query, args := valuesStatement(`INSERT INTO audit_entries (time, kind, organization, repository, tag, policy, performer, leaf, personal)`, ` RETURNING id`, rows[from:from+size])
-		return tx.each(query, args, func(row scanner) error {
-			var id int64
-			err := row.Scan(&id)
-			ids = append(ids, id)
-			return err
-		})
-	})
-	return ids, err
+	return rows
+}
+
+// AppendAudit adds entries to the log. Readers see them once they are indexed.
+func (tx *Tx) AppendAudit(records ...audit.Record) error {
+	return tx.insertRows(insertAudit, ``, auditRows(records))
+}
+
+// AppendAuditRange is AppendAudit that returns the ids of the first and the last row, both 0 without records. Only these
+// two are asked for: returning every id would cost as much as writing the rows.
+func (tx *Tx) AppendAuditRange(records ...audit.Record) (first, last int64, err error) {
+	rows := auditRows(records)
+	if len(rows) == 0 {
+		return 0, 0, nil
+	}
+	returned := func(row []any) (int64, error) {
+		query, args := valuesStatement(insertAudit, ` RETURNING id`, [][]any{row})
+		return tx.number(query, args...)
+	}
+	if first, err = returned(rows[0]); err != nil || len(rows) == 1 {
+		return first, first, err
+	}
+	if err := tx.insertRows(insertAudit, ``, rows[1:len(rows)-1]); err != nil {
+		return 0, 0, err
+	}
+	last, err = returned(rows[len(rows)-1])
+	return first, last, err
 }
 
 // AuditIndex returns the index of an entry by the id of its row, or -1 while it has none.

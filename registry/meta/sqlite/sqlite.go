@@ -38,7 +38,8 @@ var _ meta.Store = (*Store)(nil)
 // other processes away from the file.
 func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
 	// The writer's transactions take the write lock when they begin: an upgrade in the middle could fail.
-	write, err := open(path, "_txlock=immediate", "_pragma=synchronous(FULL)", "_pragma=wal_autocheckpoint(4000)")
+	// The page cache is small, since SQLite walks through all of it at each commit.
+	write, err := open(path, "_txlock=immediate", "_pragma=synchronous(FULL)", "_pragma=wal_autocheckpoint(4000)", "_pragma=cache_size(-16384)")
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +48,7 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 		_ = write.Close()
 		return nil, fmt.Errorf("%s: bringing the schema up to date: %w", path, err)
 	}
-	readers, err := open(path, "_pragma=query_only(1)")
+	readers, err := open(path, "_pragma=query_only(1)", "_pragma=cache_size(-16384)")
 	if err != nil {
 		_ = write.Close()
 		return nil, err
@@ -72,7 +73,7 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 
 func open(path string, options ...string) (*sql.DB, error) {
 	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
-		"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&_pragma=cache_size(-65536)&_pragma=temp_store(2)"
+		"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&_pragma=temp_store(2)"
 	for _, option := range options {
 		dsn += "&" + option
 	}
