@@ -11,7 +11,7 @@ present() { # PACKAGE: is what we need of it there?
     nftables) command -v nft ;;
     iproute2) command -v ip ;;
     procps) command -v pgrep ;;
-    util-linux) command -v unshare && command -v nsenter ;;
+    util-linux) command -v unshare && command -v nsenter && command -v setsid && command -v flock ;;
     ca-certificates) [ -s /etc/ssl/certs/ca-certificates.crt ] ;;
     *) command -v "$1" ;;
   esac > /dev/null 2>&1

@@ -450,23 +450,31 @@ ready() {
     "$self" x kubectl get serviceaccount default > /dev/null
 } 2> /dev/null
 
+# alone keeps a second up or down away from this state until the first is through.
+alone() {
+  mkdir -p "$state"
+  exec {lock}> "$state/lock"
+  flock -w 300 "$lock" || die "another call is busy with $state"
+}
+
 up() {
   check
+  alone
   if ready; then
     echo "the node is up" >&2
     return
   fi
-  down
+  tear_down
   unshare --net nft add table ip tidelock || die "a node needs nft (Debian package nftables) and a kernel with nf_tables"
   rm -rf "$log"
   mkdir -p "$log"
   configure
-  setsid nohup "$self" outer > "$log/node.log" 2>&1 < /dev/null &
+  setsid nohup "$self" outer > "$log/node.log" 2>&1 < /dev/null {lock}>&- &
   local outer=$! started=$SECONDS
   until ready; do
     if ! kill -0 $outer 2> /dev/null || [ $((SECONDS - started)) -gt "$patience" ]; then
       report
-      down
+      tear_down
       die "the node did not become ready; its logs are in $log"
     fi
     sleep 0.2
@@ -477,6 +485,12 @@ up() {
 }
 
 down() {
+  [ -d "$state" ] || return 0
+  alone
+  tear_down
+}
+
+tear_down() {
   local pid
   if pid=$(running); then
     kill -KILL "$pid"

@@ -41,7 +41,7 @@ var _ = eachEngine("At once,", func(h *harness) {
 				}
 			})
 		}
-		Eventually(func() int { return len(h.entries(audit.KindMoveTag)) }).Should(BeNumerically(">", 50))
+		Eventually(func() int { return len(h.entries(audit.KindMoveTag)) }).WithTimeout(patience).Should(BeNumerically(">", 50))
 		h.mustCreate(teamA, releases)
 		stored.Store(true)
 		standing := map[string]digest.Digest{}
@@ -49,7 +49,7 @@ var _ = eachEngine("At once,", func(h *harness) {
 			tag := fmt.Sprintf("v%d", i)
 			standing[tag] = h.tag(app, tag)
 		}
-		Eventually(func() int { return len(h.entries(audit.KindPushFailed)) }).Should(BeNumerically(">", 0))
+		Eventually(func() int { return len(h.entries(audit.KindPushFailed)) }).WithTimeout(patience).Should(BeNumerically(">", 0))
 		h.idle()
 		stop.Store(true)
 		wg.Wait()

@@ -86,6 +86,6 @@ var _ = eachEngine("The log", func(h *harness) {
 		go func() { woken <- h.WaitLog(ctx, size-1) }()
 		Consistently(woken).WithTimeout(50 * time.Millisecond).ShouldNot(Receive())
 		h.mustPush(app, "next")
-		Eventually(woken).WithTimeout(5 * time.Second).Should(Receive(BeNil()))
+		Eventually(woken).WithTimeout(patience).Should(Receive(BeNil()))
 	})
 })

@@ -234,7 +234,7 @@ var _ = eachEngine("A policy that goes or narrows", func(h *harness) {
 })
 
 var _ = eachEngine("A policy withdrawn in the middle of its own sweep", func(h *harness) {
-	const tags = 300
+	const tags = 100
 	names := func() (list []string) {
 		for i := range tags {
 			list = append(list, fmt.Sprintf("v%03d", i))
@@ -260,7 +260,7 @@ var _ = eachEngine("A policy withdrawn in the middle of its own sweep", func(h *
 
 	It("releases nothing under Retain, and leaves one entry for each tag", func() {
 		p := h.mustCreate(teamA, releases)
-		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithPolling(time.Millisecond).Should(BeNumerically(">", 3))
+		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithTimeout(patience).WithPolling(time.Millisecond).Should(BeNumerically(">", 3))
 		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
 		lockedAll()
 		Expect(len(h.entries(audit.KindChangeImmutability))).To(BeNumerically("<", tags), "the sweep was in the middle")
@@ -289,7 +289,7 @@ var _ = eachEngine("A policy withdrawn in the middle of its own sweep", func(h *
 
 	It("goes on after a restart where it was", func() {
 		p := h.mustCreate(teamA, releases)
-		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithPolling(time.Millisecond).Should(BeNumerically(">", 3))
+		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithTimeout(patience).WithPolling(time.Millisecond).Should(BeNumerically(">", 3))
 		h.with(func(o *core.Options) { o.SweepBatch = 50 })
 		h.swept(teamA, p.UUID)
 		lockedAll()
@@ -317,7 +317,7 @@ var _ = eachEngine("A policy on a dry run", func(h *harness) {
 			g.Expect(status.WouldLock).To(Equal(int64(1)))
 			g.Expect(status.Policy.WouldRefuse).To(Equal(int64(3)))
 			g.Expect(status.Holds).To(BeZero())
-		}).WithTimeout(5 * time.Second).Should(Succeed())
+		}).WithTimeout(patience).Should(Succeed())
 		Expect(h.entries(audit.KindTagCreatedImmutable, audit.KindChangeImmutability)).To(BeEmpty())
 	})
 })

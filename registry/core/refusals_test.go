@@ -26,7 +26,7 @@ var _ = eachEngine("Refusals", func(h *harness) {
 		first := h.entries(audit.KindPushFailed)
 		Expect(first).To(HaveLen(1))
 		h.clock.Advance(time.Minute)
-		Eventually(func() int { return len(h.entries(audit.KindPushFailed)) }).WithTimeout(5 * time.Second).Should(Equal(2))
+		Eventually(func() int { return len(h.entries(audit.KindPushFailed)) }).WithTimeout(patience).Should(Equal(2))
 		closing := h.entries(audit.KindPushFailed)[1]
 		Expect(closing.Metadata).To(And(HaveKeyWithValue("repeat_of", first[0].Hash.String()), HaveKeyWithValue("count", BeNumerically("==", 24)),
 			HaveKey("first_time"), HaveKey("last_time"), HaveKeyWithValue("attempted_digests", HaveLen(10)), HaveKeyWithValue("tag", "v1")))

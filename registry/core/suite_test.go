@@ -112,7 +112,7 @@ func (h *harness) run() {
 
 func (h *harness) stop() {
 	h.cancel()
-	Eventually(h.done).WithTimeout(10 * time.Second).Should(Receive(BeNil()))
+	Eventually(h.done).WithTimeout(patience).Should(Receive(BeNil()))
 	Expect(h.store.Close()).To(Succeed())
 }
 
@@ -124,6 +124,9 @@ func (h *harness) with(change func(*core.Options)) {
 }
 
 var ctx = context.Background()
+
+// patience is how long a test waits for what takes milliseconds on a machine that has nothing else to do.
+const patience = time.Minute
 
 // push stores a new image under a tag.
 func (h *harness) push(name domain.RepositoryName, tag string) (digest.Digest, error) {
@@ -188,11 +191,11 @@ func (h *harness) swept(scope core.Scope, id string) core.PolicyStatus {
 		status, err = h.PolicyStatus(ctx, scope, id)
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(status.Swept).To(BeTrue())
-	}).WithTimeout(20 * time.Second).WithPolling(5 * time.Millisecond).Should(Succeed())
+	}).WithTimeout(patience).WithPolling(5 * time.Millisecond).Should(Succeed())
 	return status
 }
 
-// quiet waits until no sweep at all is open.
+// idle waits until no sweep at all is open.
 func (h *harness) idle() {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {
@@ -201,7 +204,7 @@ func (h *harness) idle() {
 			g.Expect(open).To(BeEmpty())
 			return err
 		})).To(Succeed())
-	}).WithTimeout(20 * time.Second).WithPolling(5 * time.Millisecond).Should(Succeed())
+	}).WithTimeout(patience).WithPolling(5 * time.Millisecond).Should(Succeed())
 }
 
 // entries returns the log, the oldest first, of the given kinds or of all.

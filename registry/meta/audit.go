@@ -2,6 +2,7 @@ package meta
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,10 +147,9 @@ func (r *Reader) Log(q audit.Query) (list []audit.Indexed, err error) {
 	if q.Ascending {
 		order = "ASC"
 	}
-	args := append(c.args, q.Limit)
 	query := `SELECT idx, time, kind, organization, repository, tag, policy, performer, leaf, personal FROM audit_entries WHERE ` + strings.Join(c.terms, " AND ") +
-		` ORDER BY idx ` + order + ` LIMIT $` + strconv.Itoa(len(args))
-	err = r.each(query, args, func(row scanner) error {
+		` ORDER BY idx ` + order + ` LIMIT $` + strconv.Itoa(len(c.args)+1)
+	err = r.each(query, append(slices.Clip(c.args), q.Limit), func(row scanner) error {
 		var e audit.Indexed
 		var at int64
 		err := row.Scan(&e.Index, &at, &e.Kind, &e.Organization, &e.Repository, &e.Tag, &e.Policy, &e.Performer, &e.Leaf, &e.Personal)

@@ -21,7 +21,7 @@ func newSession(ctx context.Context, db *sql.DB) (*session, error) {
 
 // Exec implements meta.Querier.
 func (s *session) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	statement, err := s.prepared(query)
+	statement, err := s.prepared(query) //nolint:sqlclosecheck // it stays prepared until close
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (sql.Resu
 
 // Query implements meta.Querier.
 func (s *session) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	statement, err := s.prepared(query)
+	statement, err := s.prepared(query) //nolint:sqlclosecheck // it stays prepared until close
 	if err != nil {
 		return nil, err
 	}

@@ -66,14 +66,9 @@ var _ = Describe("The writer", func() {
 		})
 		<-entered
 		for i, write := range writes {
-			queued := make(chan struct{})
-			wg.Go(func() {
-				close(queued)
-				errs[i] = store.Write(ctx, meta.Scope{}, write)
-			})
-			<-queued
+			wg.Go(func() { errs[i] = store.Write(ctx, meta.Scope{}, write) })
+			Eventually(store.Queued).WithPolling(time.Millisecond).Should(Equal(i + 1)) // in this order
 		}
-		Eventually(store.Queued).Should(Equal(len(writes)))
 		close(release)
 		wg.Wait()
 		return errs

@@ -43,6 +43,12 @@ type request struct {
 	err    error
 }
 
+// gone answers a request whose client has left before it began.
+func (r *request) gone() bool {
+	r.err = r.ctx.Err()
+	return r.err != nil
+}
+
 func newWriter(ctx context.Context, db *sql.DB, logger *slog.Logger) (*writer, error) {
 	session, err := newSession(ctx, db)
 	if err != nil {
@@ -142,7 +148,7 @@ func (w *writer) transaction(group []*request) (culprit *request, err error) {
 			return r, err
 		}
 	}
-	if len(group) == 1 && group[0].err != nil {
+	if failed := len(group) == 1 && group[0].err != nil; failed {
 		w.rollback(ctx)
 		return nil, nil
 	}
@@ -161,7 +167,7 @@ func (w *writer) rollback(ctx context.Context) {
 // member runs one request. Its own error undoes what it did, by its savepoint or, if it is alone, by the transaction.
 // The returned error means that the whole transaction is lost.
 func (w *writer) member(ctx context.Context, r *request, savepoint bool) error {
-	if r.err = r.ctx.Err(); r.err != nil {
+	if r.gone() {
 		return nil
 	}
 	if savepoint {
