@@ -150,7 +150,7 @@ func (c *Core) startSweep(ctx context.Context, s *meta.Sweep) error {
 func (c *Core) scopeOfPolicy(ctx context.Context, id int64) (scope meta.Scope, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {
 		p, err := r.PolicyByID(id)
-		scope = meta.Scope{Organization: p.Organization, Repository: p.Repository}
+		scope = meta.Scope{Organization: p.Organization, Repository: p.Repository, Background: true}
 		return err
 	})
 	return scope, err

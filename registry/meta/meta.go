@@ -29,6 +29,9 @@ type Scope struct {
 	Repository string
 	// RepositoryExclusive is for removing manifests and links to blobs.
 	RepositoryExclusive bool
+	// Background marks work that no client waits for. It takes turns with the clients' transactions and never shares
+	// one, so that a client waits for one piece of it at most.
+	Background bool
 }
 
 // Store is a database.

@@ -120,8 +120,8 @@ func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
 }
 
 // Write runs fn in the next group.
-func (s *Store) Write(ctx context.Context, _ meta.Scope, fn func(*meta.Tx) error) error {
-	return s.writer.do(ctx, fn)
+func (s *Store) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+	return s.writer.do(ctx, scope.Background, fn)
 }
 
 // PendingAudit counts the entries that wait for their index.
@@ -137,7 +137,7 @@ func (s *Store) PendingAudit(ctx context.Context) (int, error) {
 // SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (int, error) {
 	var n int
-	err := s.writer.do(ctx, func(tx *meta.Tx) (err error) {
+	err := s.writer.do(ctx, true, func(tx *meta.Tx) (err error) {
 		n, err = tx.IndexByID(limit)
 		return err
 	})

@@ -120,6 +120,27 @@ var _ = Describe("The writer", func() {
 		Expect(names()).To(Equal([]string{"before", "later"}))
 	})
 
+	It("takes turns between clients and background work", func() {
+		var order []string
+		note := func(name string) func(*meta.Tx) error {
+			return func(*meta.Tx) error { order = append(order, name); return nil }
+		}
+		entered, release := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = store.Write(ctx, meta.Scope{Background: true}, func(*meta.Tx) error { close(entered); <-release; return nil })
+		})
+		<-entered
+		for range 3 {
+			wg.Go(func() { _ = store.Write(ctx, meta.Scope{Background: true}, note("background")) })
+			wg.Go(func() { _ = store.Write(ctx, meta.Scope{}, note("client")) })
+		}
+		Eventually(store.Queued).Should(Equal(6))
+		close(release)
+		wg.Wait()
+		Expect(order).To(Equal([]string{"client", "client", "client", "background", "background", "background"}))
+	})
+
 	It("does not begin for a client that has gone", func() {
 		gone, cancel := context.WithCancel(ctx)
 		cancel()

@@ -25,9 +25,11 @@ var errClosed = errors.New("the database is closed")
 // savepoint, commits, and only then answers them.
 type writer struct {
 	*session
-	db       *sql.DB
-	logger   *slog.Logger
-	requests chan *request
+	db     *sql.DB
+	logger *slog.Logger
+	// requests and background are those that wait. Background work is never in a group with others.
+	requests   chan *request
+	background chan *request
 	// broken is the first error of the running transaction after which its state is unknown.
 	broken error
 
@@ -54,22 +56,27 @@ func newWriter(ctx context.Context, db *sql.DB, logger *slog.Logger) (*writer, e
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{session: session, db: db, logger: logger, requests: make(chan *request, 4*groupLimit), done: make(chan struct{})}
+	w := &writer{session: session, db: db, logger: logger, done: make(chan struct{})}
+	w.requests, w.background = make(chan *request, 4*groupLimit), make(chan *request, groupLimit)
 	go w.run()
 	return w, nil
 }
 
 // do hands fn to the writer and waits for the commit. Once the request is queued it is waited for, whatever becomes of
 // the caller: a client that goes away leaves no doubt about what was done, and disturbs nobody in its group.
-func (w *writer) do(ctx context.Context, fn func(*meta.Tx) error) error {
+func (w *writer) do(ctx context.Context, background bool, fn func(*meta.Tx) error) error {
 	r := &request{ctx: ctx, fn: fn, result: make(chan error, 1)}
+	queue := w.requests
+	if background {
+		queue = w.background
+	}
 	w.mu.RLock()
 	if w.closed {
 		w.mu.RUnlock()
 		return domain.Unavailable(errClosed)
 	}
 	select {
-	case w.requests <- r:
+	case queue <- r:
 		w.mu.RUnlock()
 	case <-ctx.Done():
 		w.mu.RUnlock()
@@ -86,32 +93,72 @@ func (w *writer) close() error {
 	}
 	w.closed = true
 	close(w.requests)
+	close(w.background)
 	w.mu.Unlock()
 	<-w.done
 	w.session.close()
 	return w.db.Close()
 }
 
+// run lets the clients' groups and the pieces of background work take turns while both wait.
 func (w *writer) run() {
 	defer close(w.done)
-	for first := range w.requests {
-		group := []*request{first}
-	gather:
-		for len(group) < groupLimit {
+	requests, background := w.requests, w.background
+	for requests != nil || background != nil {
+		select {
+		case r, open := <-requests:
+			if !open {
+				requests = nil
+				continue
+			}
+			w.answer(w.gather(r))
+			// Not left to the select above, which may choose clients again and again.
 			select {
-			case r, ok := <-w.requests:
-				if !ok {
-					break gather
+			case r, open := <-background:
+				if open {
+					w.answer([]*request{r})
 				}
-				group = append(group, r)
 			default:
-				break gather
+			}
+		case r, open := <-background:
+			if !open {
+				background = nil
+				continue
+			}
+			w.answer([]*request{r})
+			// Clients that came meanwhile go first.
+			select {
+			case r, open := <-requests:
+				if open {
+					w.answer(w.gather(r))
+				}
+			default:
 			}
 		}
-		w.commit(group)
-		for _, r := range group {
-			r.result <- r.err
+	}
+}
+
+// gather adds the requests that wait already to the first.
+func (w *writer) gather(first *request) []*request {
+	group := []*request{first}
+	for len(group) < groupLimit {
+		select {
+		case r, open := <-w.requests:
+			if !open {
+				return group
+			}
+			group = append(group, r)
+		default:
+			return group
 		}
+	}
+	return group
+}
+
+func (w *writer) answer(group []*request) {
+	w.commit(group)
+	for _, r := range group {
+		r.result <- r.err
 	}
 }
 
