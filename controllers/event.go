@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -93,7 +92,7 @@ func newEvent(from origin, entry openapi.LogEntry) *eventsv1.Event {
 		event.Namespace = metav1.NamespaceDefault
 	}
 	tell(event, entry)
-	event.Note = shorten(event.Note, maxNote)
+	event.Note = registryv1alpha1.Shorten(event.Note, maxNote)
 	return event
 }
 
@@ -107,7 +106,7 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 		event.Note = fmt.Sprintf("%s was pushed and is locked at %s by pattern %s", tag, digest, pattern)
 	case audit.KindChangeImmutability:
 		event.Action = "Sweep"
-		if released(entry) {
+		if text(entry, "hold") == "removed" {
 			event.Reason = EventTagReleased
 			event.Note = fmt.Sprintf("%s at %s is no longer held by pattern %s", tag, digest, pattern)
 			if locked, _ := entry.Metadata["immutable"].(bool); locked {
@@ -142,29 +141,7 @@ func subject(entry openapi.LogEntry) string {
 	return name
 }
 
-// released tells a hold that was removed from one that was placed. Both leave a tag immutable that something else locks.
-func released(entry openapi.LogEntry) bool {
-	if hold := text(entry, "hold"); hold != "" {
-		return hold == "removed"
-	}
-	locked, _ := entry.Metadata["immutable"].(bool)
-	return !locked
-}
-
 func text(entry openapi.LogEntry, field string) string {
 	value, _ := entry.Metadata[field].(string)
 	return value
-}
-
-// shorten cuts a text to at most limit bytes, between characters.
-func shorten(text string, limit int) string {
-	const ellipsis = "…"
-	if len(text) <= limit {
-		return text
-	}
-	end := limit - len(ellipsis)
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + ellipsis
 }

@@ -108,8 +108,7 @@ func (r *ImmutabilityPolicyReconciler) affectedBy(ctx context.Context, namespace
 func (r *ImmutabilityPolicyReconciler) Reconcile(ctx context.Context, request reconcile.Request) (result reconcile.Result, err error) {
 	policy := &registryv1alpha1.ImmutabilityPolicy{}
 	if err := r.Get(ctx, request.NamespacedName, policy); err != nil {
-		if client.IgnoreNotFound(err) == nil {
-			r.visits.forget(request.NamespacedName)
+		if client.IgnoreNotFound(err) == nil && r.visits.forget(request.NamespacedName) {
 			forgetEventMetrics(request.NamespacedName)
 			r.Sync.Gone()
 		}
@@ -124,7 +123,6 @@ func (r *ImmutabilityPolicyReconciler) Reconcile(ctx context.Context, request re
 		}
 	}
 	before := policy.DeepCopy()
-	policy.Status.ObservedGeneration = policy.Generation
 	policy.Status.Organization = policy.Organization()
 	if policy.DeletionTimestamp.IsZero() {
 		err = r.reconcileNormal(ctx, policy)

@@ -49,6 +49,8 @@ var _ = Describe("The reconciler", func() {
 		GinkgoHelper()
 		var policy registryv1alpha1.ImmutabilityPolicy
 		Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+		// Who looks at nothing but the generation must not take old conditions for new ones.
+		Expect(policy.Status.ObservedGeneration == policy.Generation).To(Equal(len(policy.Status.Conditions) > 0))
 		return meta.FindStatusCondition(policy.Status.Conditions, registryv1alpha1.ConditionReady)
 	}
 

@@ -114,21 +114,19 @@ func (r *ImmutabilityPolicyReconciler) finish(ctx context.Context, policy *regis
 }
 
 func setReady(policy *registryv1alpha1.ImmutabilityPolicy) {
-	where := "organization " + policy.Organization()
-	if policy.Spec.Repository != "" {
-		where = "repository " + policy.Organization() + "/" + policy.Spec.Repository
-	}
 	if policy.PolicySpec().EnforcementMode == domain.DryRun {
 		setConditions(policy, metav1.ConditionTrue, "", registryv1alpha1.ReasonDryRun,
-			fmt.Sprintf("A dry run: no tag in %s is locked by this policy. Set enforcementMode to Enforce to lock those that it covers.", where))
+			fmt.Sprintf("A dry run: no tag in %s is locked by this policy. Set enforcementMode to Enforce to lock those that it covers.", policy.Scope()))
 		return
 	}
 	setConditions(policy, metav1.ConditionTrue, "", registryv1alpha1.ReasonEnforced,
-		fmt.Sprintf("Every tag in %s that the policy covers is locked.", where))
+		fmt.Sprintf("Every tag in %s that the policy covers is locked.", policy.Scope()))
 }
 
-// setConditions sets Ready and beside it, with the same reason and message, the one condition that explains it.
+// setConditions sets Ready and beside it, with the same reason and message, the one condition that explains it. Only
+// then has the status something to say about the present generation.
 func setConditions(policy *registryv1alpha1.ImmutabilityPolicy, ready metav1.ConditionStatus, beside, reason, message string) {
+	policy.Status.ObservedGeneration = policy.Generation
 	conditions := &policy.Status.Conditions
 	set := func(kind string, status metav1.ConditionStatus) {
 		meta.SetStatusCondition(conditions, metav1.Condition{

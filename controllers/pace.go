@@ -75,10 +75,13 @@ func (v *visits) change(key types.NamespacedName, f func(*visit)) {
 	v.byID[key] = current
 }
 
-func (v *visits) forget(key types.NamespacedName) {
+// forget tells whether the object was visited before.
+func (v *visits) forget(key types.NamespacedName) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	_, visited := v.byID[key]
 	delete(v.byID, key)
+	return visited
 }
 
 // wakeups is a source of reconciliations that somebody asks for. An object that is asked for again before its time is

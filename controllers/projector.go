@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 	registryclient "github.com/tidelock/tidelock/registry/client"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
@@ -97,15 +98,15 @@ func (p *Projector) NeedLeaderElection() bool { return true }
 func (p *Projector) Start(ctx context.Context) error {
 	p.sustained = rate.NewLimiter(rate.Limit(p.Pace.Rate), p.Pace.Burst)
 	p.pace = rate.NewLimiter(rate.Limit(p.Pace.BurstRate), eventWorkers)
-	p.Instance = shorten(p.Instance, maxInstance)
+	p.Instance = registryv1alpha1.Shorten(p.Instance, maxInstance)
 	const longest = 30 * time.Second
 	pause := shortestPause
 	for {
-		moved, err := p.follow(ctx)
+		read, err := p.follow(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // It was asked to stop, and did.
 		}
-		if moved {
+		if read {
 			pause = shortestPause
 		}
 		ctrl.LoggerFrom(ctx).WithName("projector").Info("following the audit log was interrupted; trying again", "cause", err.Error(), "after", pause.String())
@@ -123,11 +124,14 @@ func (p *Projector) follow(ctx context.Context) (read bool, err error) {
 		return false, err
 	}
 	p.Ledger.Restart(next)
+	// The first answer is wanted at once, also if there is nothing new: it tells that the registry is back.
+	var wait time.Duration
 	for {
-		segment, err := p.Registry.Log(ctx, next-1, logBatch, logWait)
+		segment, err := p.Registry.Log(ctx, next-1, logBatch, wait)
 		if err != nil {
 			return read, err
 		}
+		wait = logWait
 		// The first answer after a failure, or of another log: the registry may have lost what it was told.
 		if (!read || segment.Origin != p.origin) && p.origin != "" {
 			if err := p.Recovered(ctx); err != nil {

@@ -142,8 +142,9 @@ var _ = Describe("The projector", func() {
 		Expect(recovered.Load()).To(BeZero())
 		registry.set(func() { registry.logError = errors.New("connection refused") })
 		Consistently(recovered.Load).WithTimeout(200 * time.Millisecond).Should(BeZero())
-		registry.set(func() { registry.logError = nil })
+		registry.set(func() { registry.logError, registry.waits = nil, nil })
 		Eventually(recovered.Load).Should(Equal(int32(1)))
+		registry.set(func() { Expect(registry.waits[0]).To(BeZero(), "an empty log would keep it waiting") })
 		registry.set(func() { registry.origin = "restored" })
 		Eventually(recovered.Load).Should(Equal(int32(2)))
 	})
@@ -165,7 +166,7 @@ var _ = Describe("An Event", func() {
 		e := openapi.LogEntry{
 			Index: 7, Hash: "h", Kind: "change_tag_immutability", Organization: "team-a", Repository: "app", Tag: "v1", Policy: "uuid", Time: time.Unix(1_800_000_000, 0),
 			Manager:  &openapi.Manager{Kind: policyKind, Namespace: "team-a", Name: "releases", UID: "uid"},
-			Metadata: map[string]any{"trigger": "policy", "immutable": true, "previous_immutable": false, "manifest_digest": "sha256:abc", "policy_pattern": "v.*"},
+			Metadata: map[string]any{"trigger": "policy", "hold": "placed", "immutable": true, "previous_immutable": false, "manifest_digest": "sha256:abc", "policy_pattern": "v.*"},
 		}
 		for _, f := range change {
 			f(&e)
@@ -195,11 +196,11 @@ var _ = Describe("An Event", func() {
 		Expect([]string{event.Type, event.Reason, event.Note}).To(Equal([]string{kind, reason, note}))
 	},
 		Entry("what is locked", entry(), "Normal", "TagLocked", "team-a/app:v1 is locked at sha256:abc by pattern v.*"),
-		Entry("what is released", entry(with("immutable", false), with("previous_immutable", true)),
+		Entry("what is released", entry(with("hold", "removed"), with("immutable", false), with("previous_immutable", true)),
 			"Normal", "TagReleased", "team-a/app:v1 at sha256:abc is no longer held by pattern v.*"),
 		Entry("what is released by one of several", entry(with("hold", "removed"), with("previous_immutable", true)),
 			"Normal", "TagReleased", "team-a/app:v1 at sha256:abc is no longer held by pattern v.*; something else still locks it"),
-		Entry("what is locked by one of several", entry(with("hold", "placed"), with("previous_immutable", true)),
+		Entry("what is locked by one of several", entry(with("previous_immutable", true)),
 			"Normal", "TagLocked", "team-a/app:v1 is locked at sha256:abc by pattern v.*"),
 		Entry("what is refused", entry(kind("push_repo_failed"), with("operation", "overwrite"), with("reason", "it is locked"), with("attempted_digest", "sha256:def"),
 			func(e *openapi.LogEntry) { e.Performer = openapi.Performer{Kind: "user", Name: "ann"} }),

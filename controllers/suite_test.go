@@ -34,8 +34,9 @@ type stubRegistry struct {
 	cursor  int64
 	// onMove is called before the cursor is moved.
 	onMove func()
-	// logError is what reading the log fails with.
+	// logError is what reading the log fails with, waits how long the calls would have waited.
 	logError error
+	waits    []time.Duration
 
 	put     func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
 	puts    []openapi.ManagedPolicy
@@ -68,10 +69,11 @@ func (r *stubRegistry) Synced(_ context.Context, _ string, present []openapi.Man
 	return nil
 }
 
-func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, _ time.Duration) (openapi.LogSegment, error) {
+func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, wait time.Duration) (openapi.LogSegment, error) {
+	r.set(func() { r.waits = append(r.waits, wait) })
 	segment, err := r.read(after, limit, func(openapi.LogEntry) bool { return true })
-	if err == nil && len(segment.Entries) == 0 {
-		sleep(ctx, time.Millisecond) // the long poll, in short
+	if err == nil && len(segment.Entries) == 0 && !sleep(ctx, time.Millisecond) { // the long poll, in short
+		err = ctx.Err()
 	}
 	return segment, err
 }

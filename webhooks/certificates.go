@@ -1,13 +1,19 @@
 package webhooks
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/open-policy-agent/cert-controller/pkg/rotator"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 )
@@ -29,6 +36,8 @@ const (
 	// SecretName names the Secret with the certificate, ServiceName the Service; both are in the operator's namespace.
 	SecretName  = "tidelock-webhook-cert"
 	ServiceName = "tidelock-webhook"
+	// caKey is where the Secret holds the CA.
+	caKey = "ca.crt"
 )
 
 // Server is a webhook server that makes and rotates its certificate by itself. It begins to listen once it has one.
@@ -119,6 +128,47 @@ func ensureSecret(ctx context.Context, mgr ctrl.Manager, key types.NamespacedNam
 	}
 	if err != nil {
 		return fmt.Errorf("preparing the Secret for the webhook's certificate: %w", err)
+	}
+	return nil
+}
+
+// readyPatience is how long a replica calls itself unready for want of a webhook that works.
+const readyPatience = time.Minute
+
+// ReadyChecker makes the check that the API server can call the webhook. It holds back only at the start, and not for
+// ever: the registry in the same Pod is not to go down with the webhook.
+func (s *Server) ReadyChecker(mgr ctrl.Manager, namespace string) healthz.Checker {
+	deadline := time.Now().Add(readyPatience)
+	var ready atomic.Bool
+	return func(r *http.Request) error {
+		if ready.Load() || time.Now().After(deadline) {
+			return nil
+		}
+		if err := s.StartedChecker()(r); err != nil {
+			return err
+		}
+		if err := trusted(r.Context(), mgr, namespace); err != nil {
+			return err
+		}
+		ready.Store(true)
+		return nil
+	}
+}
+
+// trusted tells whether the API server knows the CA of the certificate, if it has the webhook's configuration at all.
+func trusted(ctx context.Context, mgr ctrl.Manager, namespace string) error {
+	var configuration admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := mgr.GetAPIReader().Get(ctx, client.ObjectKey{Name: ConfigurationName}, &configuration); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	var secret corev1.Secret
+	if err := mgr.GetClient().Get(ctx, client.ObjectKey{Namespace: namespace, Name: SecretName}, &secret); err != nil {
+		return err
+	}
+	for _, hook := range configuration.Webhooks {
+		if len(hook.ClientConfig.CABundle) == 0 || !bytes.Equal(hook.ClientConfig.CABundle, secret.Data[caKey]) {
+			return errors.New("the webhook's configuration has no certificate authority yet")
+		}
 	}
 	return nil
 }

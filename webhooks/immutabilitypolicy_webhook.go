@@ -44,10 +44,6 @@ var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityP
 // scopeIndex finds policies by what they are about.
 const scopeIndex = "scope"
 
-func scope(p *registryv1alpha1.ImmutabilityPolicy) string {
-	return p.Organization() + "/" + p.Spec.Repository
-}
-
 // +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
@@ -55,7 +51,7 @@ func scope(p *registryv1alpha1.ImmutabilityPolicy) string {
 // SetupImmutabilityPolicy registers the webhook for ImmutabilityPolicy with the manager's webhook server.
 func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Previewer) error {
 	err := mgr.GetFieldIndexer().IndexField(ctx, &registryv1alpha1.ImmutabilityPolicy{}, scopeIndex, func(o client.Object) []string {
-		return []string{scope(o.(*registryv1alpha1.ImmutabilityPolicy))}
+		return []string{o.(*registryv1alpha1.ImmutabilityPolicy).Scope()}
 	})
 	if err != nil {
 		return fmt.Errorf("indexing policies by scope: %w", err)
@@ -141,7 +137,7 @@ func (v *immutabilityPolicyValidator) warnRepository(_ context.Context, policy *
 // new one is applied before the old one is pruned.
 func (v *immutabilityPolicyValidator) warnDuplicate(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
 	var others registryv1alpha1.ImmutabilityPolicyList
-	if err := v.reader.List(ctx, &others, client.MatchingFields{scopeIndex: scope(policy)}); err != nil {
+	if err := v.reader.List(ctx, &others, client.MatchingFields{scopeIndex: policy.Scope()}); err != nil {
 		log.FromContext(ctx).Error(err, "other policies could not be read; the pattern was not compared with theirs")
 		return ""
 	}

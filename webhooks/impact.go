@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -16,26 +15,25 @@ const maxWarning = 256
 
 // impact says what a policy means for the tags that exist, in one line of at most maxWarning bytes.
 func impact(policy *registryv1alpha1.ImmutabilityPolicy, c openapi.Coverage) string {
-	where := "organization " + policy.Organization()
-	if policy.Spec.Repository != "" {
-		where = "repository " + policy.Organization() + "/" + policy.Spec.Repository
-	}
 	verb := "will lock"
 	if policy.PolicySpec().EnforcementMode == domain.DryRun {
 		verb = "is a dry run; enforced it would lock"
 	}
 	switch {
 	case c.Total == 0:
-		return shorten("there are no tags yet in " + where)
+		return shorten("there are no tags yet in " + policy.Scope())
 	case c.Covered == 0:
-		return shorten(fmt.Sprintf("%s none of %s existing tags in %s", verb, count(c.Total), where))
+		return shorten(fmt.Sprintf("%s none of %s existing tags in %s", verb, count(c.Total), policy.Scope()))
 	}
-	text := fmt.Sprintf("%s %s of %s existing tags in %s", verb, count(c.Covered), count(c.Total), where)
+	text := fmt.Sprintf("%s %s of %s existing tags in %s", verb, count(c.Covered), count(c.Total), policy.Scope())
 	if c.Locked > 0 {
 		text += fmt.Sprintf(", %s of them locked already", count(c.Locked))
 	}
 	return withExamples(text, c.Sample)
 }
+
+// shorten cuts a warning where the API server would.
+func shorten(text string) string { return registryv1alpha1.Shorten(text, maxWarning) }
 
 // withExamples appends as many examples as fit.
 func withExamples(text string, examples []string) string {
@@ -48,19 +46,6 @@ func withExamples(text string, examples []string) string {
 		separator = ", "
 	}
 	return shorten(text)
-}
-
-// shorten cuts a warning at maxWarning bytes.
-func shorten(text string) string {
-	const ellipsis = "…"
-	if len(text) <= maxWarning {
-		return text
-	}
-	end := maxWarning - len(ellipsis)
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + ellipsis
 }
 
 // count writes a number with separators of thousands.

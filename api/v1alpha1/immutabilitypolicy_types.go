@@ -257,3 +257,11 @@ func (p *ImmutabilityPolicy) Organization() string {
 	}
 	return p.Namespace
 }
+
+// Scope says in words what the policy is about: an organization, or one repository of it.
+func (p *ImmutabilityPolicy) Scope() string {
+	if p.Spec.Repository != "" {
+		return "repository " + p.Organization() + "/" + p.Spec.Repository
+	}
+	return "organization " + p.Organization()
+}

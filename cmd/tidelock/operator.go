@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -53,6 +56,7 @@ type operatorOptions struct {
 	leaderElect    bool
 	metricsAddress string
 	healthAddress  string
+	webhookHost    string
 	webhookPort    int
 	events         controllers.EventPace
 }
@@ -85,6 +89,7 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "let only one of several operators act; all of them serve")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8080", "address of the operator's metrics; 0 for none")
 	flags.StringVar(&o.healthAddress, "health-bind-address", ":8081", "address of /healthz and /readyz; 0 for none")
+	flags.StringVar(&o.webhookHost, "webhook-host", "", "address that the admission webhook listens on; all without it")
 	flags.IntVar(&o.webhookPort, "webhook-port", 9443, "port of the admission webhook; 0 for none")
 	flags.IntVar(&o.events.Burst, "events-burst", o.events.Burst, "how many Events may be created at --events-burst-rate before --events-rate applies")
 	flags.Float64Var(&o.events.BurstRate, "events-burst-rate", o.events.BurstRate, "Events a second at most")
@@ -238,7 +243,7 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), registryv1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	server := webhooks.NewServer("", o.webhookPort, filepath.Join(o.runtimeDir, "webhook"))
+	server := webhooks.NewServer(o.webhookHost, o.webhookPort, filepath.Join(o.runtimeDir, "webhook"))
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cache.Options{ByObject: map[client.Object]cache.ByObject{&corev1.Secret{}: webhooks.SecretCache(o.namespace)}},
@@ -281,13 +286,16 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient); err != nil {
 		return nil, err
 	}
-	return mgr, mgr.AddReadyzCheck("webhook", server.StartedChecker())
+	return mgr, mgr.AddReadyzCheck("webhook", server.ReadyChecker(mgr, o.namespace))
 }
 
 func (o *operatorOptions) newClient(embedded *registry.Registry) (*registryclient.Client, error) {
 	options := registryclient.Options{URL: o.registryURL, TokenFile: o.registry.OperatorTokenFile}
 	if embedded != nil {
 		options.URL = embedded.URL()
+		if o.registry.TLSCert != "" {
+			options.TLS = pinned(o.registry.TLSCert)
+		}
 	}
 	if o.registryCA != "" {
 		var err error
@@ -296,4 +304,23 @@ func (o *operatorOptions) newClient(embedded *registry.Registry) (*registryclien
 		}
 	}
 	return registryclient.New(options)
+}
+
+// pinned trusts exactly the certificate in a file. The operator reaches its own registry by an address of this machine,
+// which no certificate names.
+func pinned(file string) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection asks for more than names and signatures would.
+		VerifyConnection: func(state tls.ConnectionState) error {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("reading the registry's certificate: %w", err)
+			}
+			if block, _ := pem.Decode(content); block == nil || !bytes.Equal(block.Bytes, state.PeerCertificates[0].Raw) {
+				return fmt.Errorf("the registry does not serve the certificate in %s", file)
+			}
+			return nil
+		},
+	}
 }

@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"bytes"
 	"context"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,10 +28,8 @@ func (c craneUser) run(ctx context.Context, args ...string) (output string, err 
 	GinkgoHelper()
 	command := exec.CommandContext(ctx, binary("crane"), args...)
 	command.Env = append(os.Environ(), "DOCKER_CONFIG="+c.config)
-	var both bytes.Buffer
-	command.Stdout, command.Stderr = io.MultiWriter(&both, GinkgoWriter), io.MultiWriter(&both, GinkgoWriter)
-	err = command.Run()
-	return strings.TrimSpace(both.String()), err
+	output, err = execute(command)
+	return strings.TrimSpace(output), err
 }
 
 // The end-to-end test that the report on deletion by digest asks for: a policy, a push, and attempts to delete.

@@ -7,11 +7,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/onsi/gomega/gexec"
+	"github.com/open-policy-agent/cert-controller/pkg/rotator"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
@@ -86,13 +90,23 @@ var _ = Describe("The operator's process", func() {
 		team := newTeam(ctx)
 		operator.prepare(ctx, team+"/app")
 		Expect(operator.session.Signal(syscall.SIGTERM).Wait(timeout)).To(gexec.Exit(0))
-		// Its lease was given back: the next one leads at once.
+		var lease coordinationv1.Lease
+		Expect(admin.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "tidelock-operator"}, &lease)).To(Succeed())
+		Expect(lease.Spec.HolderIdentity).To(HaveValue(BeEmpty()), "the next one would have to wait for it")
 		operator.start()
-		policy := create(ctx, newPolicy(team))
-		Eventually(func(g Gomega, ctx context.Context) {
-			g.Expect(admin.Get(ctx, key(policy), policy)).To(Succeed())
-			g.Expect(policy).To(beReady())
-		}).WithContext(ctx).WithTimeout(leaseDuration).Should(Succeed())
+		eventually(ctx, create(ctx, newPolicy(team)), beReady())
+	})
+
+	It("reaches its own registry over TLS, whatever names the certificate has", func(ctx context.Context) {
+		pair, err := (&rotator.CertRotator{CAName: "registry.example"}).CreateCACert(time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+		Expect(err).NotTo(HaveOccurred())
+		dir := GinkgoT().TempDir()
+		certificate, private := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+		Expect(os.WriteFile(certificate, pair.CertPEM, 0o600)).To(Succeed())
+		Expect(os.WriteFile(private, pair.KeyPEM, 0o600)).To(Succeed())
+		operator := newOperatorProcess("--tls-cert", certificate, "--tls-key", private)
+		operator.start()
+		eventually(ctx, create(ctx, newPolicy(newNamespace(ctx).Name)), beReady())
 	})
 
 	DescribeTable("says what is wrong with its settings", func(message string, args ...string) {

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -34,8 +35,6 @@ const (
 	timeout     = 30 * time.Second
 	longTimeout = 2 * time.Minute
 	interval    = 100 * time.Millisecond
-	// leaseDuration is how long a leader that died keeps others from leading: controller-runtime's default.
-	leaseDuration = 15 * time.Second
 )
 
 // operatorNamespace and operatorUser are who the operator is in a cluster that config/default was applied to.
@@ -123,12 +122,16 @@ func binary(name string) string {
 // kubectl runs the real kubectl as the cluster's administrator and returns what it printed.
 func kubectl(ctx context.Context, args ...string) (output string, err error) {
 	GinkgoHelper()
-	command := exec.CommandContext(ctx, filepath.Join(assets(), "kubectl"), append([]string{"--kubeconfig", kubeconfig}, args...)...)
-	command.Dir = root
-	var both bytes.Buffer
-	command.Stdout, command.Stderr = io.MultiWriter(&both, GinkgoWriter), io.MultiWriter(&both, GinkgoWriter)
+	return execute(exec.CommandContext(ctx, filepath.Join(assets(), "kubectl"), append([]string{"--kubeconfig", kubeconfig}, args...)...))
+}
+
+// execute runs a program in the repository's root and returns what it printed.
+func execute(command *exec.Cmd) (output string, err error) {
+	var printed bytes.Buffer
+	both := io.MultiWriter(&printed, GinkgoWriter)
+	command.Dir, command.Stdout, command.Stderr = root, both, both
 	err = command.Run()
-	return both.String(), err
+	return printed.String(), err
 }
 
 // kustomization renders a folder of the repository with kubectl.
@@ -142,11 +145,11 @@ func kustomization(path ...string) []*unstructured.Unstructured {
 	var objects []*unstructured.Unstructured
 	for {
 		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); err == io.EOF {
+		err := decoder.Decode(object)
+		if errors.Is(err, io.EOF) {
 			return objects
-		} else {
-			Expect(err).NotTo(HaveOccurred())
 		}
+		Expect(err).NotTo(HaveOccurred())
 		objects = append(objects, object)
 	}
 }
