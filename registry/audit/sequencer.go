@@ -9,7 +9,7 @@ import (
 
 // sequenceBatch bounds the entries that one transaction of the sequencer indexes, so that it holds the writer for a
 // few milliseconds only.
-const sequenceBatch = 200
+const sequenceBatch = 500
 
 // Log is what the sequencer needs of the store.
 type Log interface {

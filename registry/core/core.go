@@ -28,8 +28,8 @@ type Options struct {
 	DeletionDelay time.Duration
 	// RefusalWindow is how long repeats of a refusal are counted into one entry; 60 seconds by default.
 	RefusalWindow time.Duration
-	// SweepBatch is how many tags one transaction of a sweep visits; 100 by default, so that pushes wait for a few
-	// milliseconds only.
+	// SweepBatch is how many tags one transaction of a sweep visits while clients write; 100 by default, so that they
+	// wait for a few milliseconds only. While nobody writes it grows tenfold.
 	SweepBatch int
 	// RequireSync refuses writes of clients until an operator has said once that all its objects are here.
 	RequireSync bool
@@ -45,7 +45,9 @@ type Core struct {
 	refusals  *refusals
 	wake      chan struct{}
 	origin    atomic.Pointer[string]
-	synced    atomic.Bool
+	// clientWrites counts what clients asked to write.
+	clientWrites atomic.Int64
+	synced       atomic.Bool
 }
 
 // New makes a core on a store. Run does its background work.
@@ -155,6 +157,7 @@ func (s subject) entry(kind audit.Kind, now time.Time, caller domain.Caller, met
 // write runs a client's change. A refusal undoes all of it; the entry of the refusal is committed before write returns
 // it, or, if it cannot be, the answer is UNAVAILABLE.
 func (c *Core) write(ctx context.Context, caller domain.Caller, scope meta.Scope, fn func(*change) error) error {
+	c.clientWrites.Add(1)
 	if err := c.checkSynced(ctx); err != nil {
 		return err
 	}
@@ -207,15 +210,24 @@ func appendEntries(tx *meta.Tx, origin string, entries []audit.Entry) error {
 	return tx.AppendAudit(records...)
 }
 
+// encode encodes entries, many of them on all processors: a sweep's batch holds the writer meanwhile.
 func encode(origin string, entries []audit.Entry) ([]audit.Record, error) {
 	records := make([]audit.Record, len(entries))
-	for i, e := range entries {
-		var err error
-		if records[i], err = audit.Encode(origin, e); err != nil {
-			return nil, err
+	var group errgroup.Group
+	const share = 64
+	for from := 0; from < len(entries); from += share {
+		some := func() (err error) {
+			for i := from; i < min(from+share, len(entries)) && err == nil; i++ {
+				records[i], err = audit.Encode(origin, entries[i])
+			}
+			return err
 		}
+		if len(entries) <= share {
+			return records, some()
+		}
+		group.Go(some)
 	}
-	return records, nil
+	return records, group.Wait()
 }
 
 func (c *Core) wakeUp() {

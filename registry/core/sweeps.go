@@ -20,9 +20,16 @@ const sweepsAtOnce = 64
 // the holds and the entries of a batch are committed together, so nothing is done twice.
 func (c *Core) runSweeps(ctx context.Context) error {
 	const retry = time.Second
+	batch := c.options.SweepBatch
 	for {
 		wait := retry
-		busy, err := c.sweepRound(ctx)
+		before := c.clientWrites.Load()
+		busy, err := c.sweepRound(ctx, batch)
+		if c.clientWrites.Load() != before {
+			batch = c.options.SweepBatch
+		} else {
+			batch = min(2*batch, 10*c.options.SweepBatch)
+		}
 		if err == nil {
 			wait, err = c.deleteDue(ctx)
 		}
@@ -41,9 +48,9 @@ func (c *Core) runSweeps(ctx context.Context) error {
 	}
 }
 
-// sweepRound runs one batch for each policy that has an open sweep, and reports whether there was any. The sweeps of
+// sweepRound runs one batch of at most limit tags for each policy that has an open sweep, and reports whether there was any. The sweeps of
 // one policy run in the order in which they were queued.
-func (c *Core) sweepRound(ctx context.Context) (busy bool, err error) {
+func (c *Core) sweepRound(ctx context.Context, limit int) (busy bool, err error) {
 	var open []meta.Sweep
 	err = c.read(ctx, func(r *meta.Reader) error {
 		open, err = r.OpenSweeps(sweepsAtOnce)
@@ -62,7 +69,7 @@ func (c *Core) sweepRound(ctx context.Context) (busy bool, err error) {
 			return false, nil
 		}
 		// One policy's failure does not hold up the others.
-		if e := c.sweepBatch(ctx, s); e != nil {
+		if e := c.sweepBatch(ctx, s, limit); e != nil {
 			err = errors.Join(err, fmt.Errorf("sweep %d of policy %d: %w", s.ID, s.PolicyID, e))
 		}
 	}
@@ -80,7 +87,7 @@ type batch struct {
 }
 
 // sweepBatch visits the next tags of a sweep: holds, entries and the cursor are one transaction.
-func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep) error {
+func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error {
 	if open.State == domain.SweepPending {
 		if err := c.startSweep(ctx, &open); err != nil {
 			return err
@@ -108,7 +115,7 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep) error {
 		if err != nil {
 			return err
 		}
-		b, stopped, err := ch.advance(&s, p, c.options.SweepBatch)
+		b, stopped, err := ch.advance(&s, p, limit)
 		if err != nil {
 			return err
 		}
