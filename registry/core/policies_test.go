@@ -258,22 +258,30 @@ var _ = eachEngine("A policy withdrawn in the middle of its own sweep", func(h *
 		Expect(views).To(HaveEach(HaveField("Immutable", true)))
 	}
 
-	It("releases nothing under Retain, and leaves one entry for each tag", func() {
+	// inTheMiddle creates a policy and holds its sweep after a few batches.
+	inTheMiddle := func() domain.Policy {
+		GinkgoHelper()
+		h.gate.allow(4)
 		p := h.mustCreate(teamA, releases)
-		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithTimeout(patience).WithPolling(time.Millisecond).Should(BeNumerically(">", 3))
+		Eventually(h.gate.used).WithTimeout(patience).WithPolling(time.Millisecond).Should(BeTrue())
+		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithTimeout(patience).Should(And(BeNumerically(">", 3), BeNumerically("<", tags)))
+		return p
+	}
+
+	It("releases nothing under Retain, and leaves one entry for each tag", func() {
+		p := inTheMiddle()
 		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
 		lockedAll()
-		Expect(len(h.entries(audit.KindChangeImmutability))).To(BeNumerically("<", tags), "the sweep was in the middle")
+		h.gate.open()
 		h.idle()
 		lockedAll()
-		entries := h.entries(audit.KindChangeImmutability)
-		Expect(entries).To(HaveLen(tags))
+		Expect(h.entries(audit.KindChangeImmutability)).To(HaveLen(tags))
 		summaries := h.entries(audit.KindApplyPolicy)
 		Expect(metadataOf(summaries, "state")).To(Equal([]any{"stopped", "done"}), "a stopped sweep writes its summary too")
 	})
 
 	It("releases nothing when it is narrowed twice at once", func() {
-		p := h.mustCreate(teamA, releases)
+		p := inTheMiddle()
 		for _, pattern := range []string{"v0.*", "nothing"} {
 			_, err := h.UpdatePolicy(ctx, alice, teamA, p.UUID, spec(pattern))
 			Expect(err).NotTo(HaveOccurred())
@@ -282,15 +290,16 @@ var _ = eachEngine("A policy withdrawn in the middle of its own sweep", func(h *
 		h.mustPush(app, "v-later")
 		Expect(h.locked(app, "v-later")).To(BeFalse(), "a closing revision covers only what was there")
 		Expect(h.DeleteTag(ctx, alice, app, "v-later")).To(Succeed())
+		h.gate.open()
 		h.swept(teamA, p.UUID)
 		lockedAll()
 		Expect(h.entries(audit.KindChangeImmutability)).To(HaveLen(tags))
 	})
 
 	It("goes on after a restart where it was", func() {
-		p := h.mustCreate(teamA, releases)
-		Eventually(func() int { return len(h.entries(audit.KindChangeImmutability)) }).WithTimeout(patience).WithPolling(time.Millisecond).Should(BeNumerically(">", 3))
+		p := inTheMiddle()
 		h.with(func(o *core.Options) { o.SweepBatch = 50 })
+		h.gate.open()
 		h.swept(teamA, p.UUID)
 		lockedAll()
 		Expect(h.entries(audit.KindChangeImmutability)).To(HaveLen(tags))

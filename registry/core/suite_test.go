@@ -80,6 +80,61 @@ func spec(pattern string) domain.PolicySpec {
 	return domain.PolicySpec{TagPattern: pattern, TagPatternMatches: true, EnforcementMode: domain.Enforce, ReclaimPolicy: domain.Retain}
 }
 
+// gate lets sweeps do so many transactions and then holds them, so that a test finds them in the middle.
+type gate struct {
+	mu     sync.Mutex
+	passes chan struct{}
+}
+
+func newGate() *gate {
+	g := &gate{}
+	g.allow(0)
+	g.open()
+	return g
+}
+
+func (g *gate) allow(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.passes = make(chan struct{}, n)
+	for range n {
+		g.passes <- struct{}{}
+	}
+}
+
+// used reports whether all that was allowed is used up.
+func (g *gate) used() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.passes) == 0
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.passes)
+}
+
+// gatedStore is a store whose sweeps go through a gate.
+type gatedStore struct {
+	meta.Store
+	gate *gate
+}
+
+func (s gatedStore) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+	if scope.Background {
+		s.gate.mu.Lock()
+		passes := s.gate.passes
+		s.gate.mu.Unlock()
+		select {
+		case <-passes:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.Store.Write(ctx, scope, fn)
+}
+
 // harness is a core with its background work on a store of its own.
 type harness struct {
 	open    func(dir string) meta.Store
@@ -89,6 +144,7 @@ type harness struct {
 
 	*core.Core
 	store  meta.Store
+	gate   *gate
 	cancel context.CancelFunc
 	done   chan error
 	n      int
@@ -96,13 +152,13 @@ type harness struct {
 
 func (h *harness) start() {
 	h.dir, h.clock, h.n = GinkgoT().TempDir(), &clock{now: time.Date(2026, 3, 6, 10, 0, 0, 0, time.UTC)}, 0
-	h.options = core.Options{}
+	h.options, h.gate = core.Options{}, newGate()
 	h.run()
 }
 
 // run opens the store and starts a core on it.
 func (h *harness) run() {
-	h.store = h.open(h.dir)
+	h.store = gatedStore{Store: h.open(h.dir), gate: h.gate}
 	h.options.Logger, h.options.Now = quiet, h.clock.Now
 	h.Core = core.New(h.store, h.options)
 	ctx, cancel := context.WithCancel(context.Background())
