@@ -47,8 +47,9 @@ var parts = []part{
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -66,9 +67,9 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.StringVar(&o.dir, "dir", "", "`folder` for data, on the disk to measure; the system's for temporary files by default")
 	flags.IntVar(&o.tags, "tags", 100_000, "sweep: `number` of tags")
 	flags.IntVar(&o.rate, "rate", 200, "sweep: `pushes` a second beside the sweep")
-	flags.IntVar(&o.writes, "writes", 4000, "audit: tag `writes` in a round")
+	flags.IntVar(&o.writes, "writes", 1000, "audit: tag `writes` in a turn")
 	flags.IntVar(&o.events, "events", 5000, "events: `number` of entries to turn into Events")
-	flags.IntVar(&o.rounds, "rounds", 5, "`times` that each of two things is measured in turn")
+	flags.IntVar(&o.rounds, "rounds", 5, "how many `times` things are measured in turn")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -111,7 +111,7 @@ func (s *server) ready(ctx context.Context, health string) error {
 			return ctx.Err()
 		case err := <-s.ended:
 			s.ended <- err
-			return fmt.Errorf("it ended: %v", err)
+			return fmt.Errorf("it ended: %s", s.cmd.ProcessState)
 		case <-deadline:
 			return errors.New("it is not ready after 30 s")
 		case <-time.After(20 * time.Millisecond):

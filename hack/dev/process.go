@@ -63,13 +63,13 @@ func (p *processes) start(name, program string, args ...string) error {
 	defer p.mu.Unlock()
 	p.running = append(p.running, one)
 	go func() {
-		err := cmd.Wait()
+		_ = cmd.Wait() // the state says how it ended
 		close(one.done)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if !one.stopping {
 			select {
-			case p.deaths() <- fmt.Errorf("%s ended: %v\n%s", name, err, tail(path)):
+			case p.deaths() <- fmt.Errorf("%s ended: %s\n%s", name, cmd.ProcessState, tail(path)):
 			default: // one reason is enough
 			}
 		}
