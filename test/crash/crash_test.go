@@ -4,6 +4,7 @@ package crash
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,6 +24,7 @@ import (
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 )
 
@@ -30,6 +32,8 @@ const (
 	password   = "correct horse battery staple"
 	repository = "team-a/app"
 	pushers    = 8
+	// filled is how many tags are there from the start: enough for a sweep to be found in the middle.
+	filled = 2000
 )
 
 // rounds is how often the registry is killed: few as a rule, many in `make soak`.
@@ -137,13 +141,61 @@ func (p *process) push(i image) bool {
 	return err == nil && status == http.StatusCreated
 }
 
+// fill pushes one image under many tags.
+func (p *process) fill(i image) (tags []image) {
+	for n := range filled {
+		tags = append(tags, image{tag: fmt.Sprintf("v0.filled.%d", n), layer: i.layer, manifest: i.manifest})
+	}
+	var wg sync.WaitGroup
+	for worker := range pushers {
+		wg.Go(func() {
+			for n := worker; n < len(tags); n += pushers {
+				status, _, err := p.call(http.MethodPut, "/v2/"+repository+"/manifests/"+tags[n].tag, "application/vnd.oci.image.manifest.v1+json", tags[n].manifest)
+				if err != nil || status != http.StatusCreated {
+					panic(fmt.Sprintf("filling: %d %v", status, err))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return tags
+}
+
+// sweeping waits until the sweep of a policy has placed its first hold.
+func (p *process) sweeping(uuid string) {
+	path := "/api/v1/organization/team-a/logs?kind=change_tag_immutability&policy=" + uuid
+	p.g.Eventually(func() (string, error) {
+		_, answer, err := p.call(http.MethodGet, path, "", nil)
+		return string(answer), err
+	}).WithTimeout(20 * time.Second).WithPolling(time.Millisecond).Should(ContainSubstring(uuid))
+}
+
+// interrupted reports whether a sweep was left in the middle.
+func (p *process) interrupted() (is bool) {
+	store, err := sqlite.Open(context.Background(), filepath.Join(p.dir, "data", "tidelock.db"), slog.New(slog.DiscardHandler))
+	p.g.Expect(err).NotTo(HaveOccurred())
+	p.g.Expect(store.Read(context.Background(), func(r *meta.Reader) error {
+		open, err := r.OpenSweeps(10)
+		for _, sweep := range open {
+			is = is || sweep.Examined > 0
+		}
+		return err
+	})).To(Succeed())
+	p.g.Expect(store.Close()).To(Succeed())
+	return is
+}
+
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	p := newProcess(t)
 	g := p.g
-	var acknowledged []image
-	attempted := map[string]image{}
 	p.start()
 	g.Expect(p.push(newImage("first"))).To(BeTrue(), p.log)
+	acknowledged := p.fill(newImage("first"))
+	attempted := map[string]image{}
+	for _, i := range acknowledged {
+		attempted[i.tag] = i
+	}
+	interruptions := 0
 
 	for round := range rounds() {
 		// Each round ends in the middle of pushes and of the sweep of a policy that is new in it.
@@ -176,13 +228,18 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 				}
 			}
 		}
-		await(20 + rand.IntN(100))
+		await(20 + rand.IntN(60))
 		status, answer, err := p.call(http.MethodPost, "/api/v1/organization/team-a/immutabilitypolicy/", "application/json", []byte(fmt.Sprintf(`{"tagPattern":"v[0-%d].*"}`, round)))
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(status).To(Equal(http.StatusCreated), string(answer))
-		await(rand.IntN(60))
+		var policy struct{ UUID string }
+		g.Expect(json.Unmarshal(answer, &policy)).To(Succeed())
+		p.sweeping(policy.UUID)
 		p.kill()
 		wg.Wait()
+		if p.interrupted() {
+			interruptions++
+		}
 
 		p.start()
 		for _, i := range acknowledged {
@@ -197,6 +254,8 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 		}
 	}
 	p.kill()
+	g.Expect(interruptions).To(BeNumerically(">", 0), "no sweep was killed in the middle")
+	t.Logf("%d of %d kills hit a sweep in the middle; %d pushes were acknowledged", interruptions, rounds(), len(acknowledged))
 	checkLog(t, filepath.Join(p.dir, "data"), acknowledged, attempted)
 }
 
