@@ -120,6 +120,33 @@ var _ = Describe("The writer", func() {
 		Expect(names()).To(Equal([]string{"before", "later"}))
 	})
 
+	It("lets a client leave in the middle of its member: that is finished, and the others are not touched", func() {
+		client, leave := context.WithCancel(ctx)
+		entered, release := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = store.Write(ctx, meta.Scope{}, func(*meta.Tx) error { close(entered); <-release; return nil })
+		})
+		<-entered
+		errs := make([]error, 3)
+		runs := 0
+		for i, write := range []func(*meta.Tx) error{
+			func(tx *meta.Tx) error { runs++; return insert("a")(tx) },
+			func(tx *meta.Tx) error { leave(); return insert("b")(tx) },
+			insert("c"),
+		} {
+			wg.Go(func() { errs[i] = store.Write(client, meta.Scope{}, write) })
+			Eventually(store.Queued).WithPolling(time.Millisecond).Should(Equal(i + 1))
+		}
+		close(release)
+		wg.Wait()
+		Expect(errs[0]).NotTo(HaveOccurred())
+		Expect(errs[1]).NotTo(HaveOccurred())
+		Expect(errs[2]).To(MatchError(context.Canceled), "it had not begun")
+		Expect(runs).To(Equal(1))
+		Expect(names()).To(Equal([]string{"a", "b"}))
+	})
+
 	It("takes turns between clients and background work", func() {
 		var order []string
 		note := func(name string) func(*meta.Tx) error {
