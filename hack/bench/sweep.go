@@ -75,7 +75,7 @@ func sweep(ctx context.Context, o options, t *table) error {
 		times = append(times, took)
 	}
 	t.limit(fmt.Sprintf("policy over %d tags, all covered, alone", o.tags), alone.Seconds(), 5, " s")
-	t.limit(fmt.Sprintf("the same beside %d pushes a second, median of %d", o.rate, sweepRounds), median(times).Seconds(), 5, " s")
+	t.add(fmt.Sprintf("the same beside %d pushes a second, median of %d", o.rate, sweepRounds), figure(median(times).Seconds(), " s"))
 	t.add("push without a sweep: p50, p99", shortest(quiet.quantile(0.5))+", "+shortest(quiet.quantile(0.99)))
 	t.add("push beside a sweep: p50, p99", shortest(beside.quantile(0.5))+", "+shortest(beside.quantile(0.99)))
 	t.limit("ratio of the p99", float64(beside.quantile(0.99))/float64(quiet.quantile(0.99)), 5, "×")
