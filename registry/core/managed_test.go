@@ -68,6 +68,19 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 		Expect(h.DeleteOrganization(ctx, alice, "team-a")).To(haveCode(domain.CodeManagedByResource))
 	})
 
+	It("gives up retained holds by a release, though the REST API may not change it", func() {
+		h.mustPush(domain.RepositoryName{Organization: "team-b", Path: "x"}, "latest")
+		p := mustPut(managed("u1", 1))
+		h.mustPush(app, "v1")
+		h.mustPush(app, "v2")
+		mustPut(changed(managed("u1", 2), pattern("v2")))
+		h.swept(teamA, p.UUID)
+		Expect(h.locked(app, "v1")).To(BeTrue())
+		Expect(h.ReleasePolicy(ctx, alice, teamA, p.UUID)).To(Equal(1))
+		Expect(h.locked(app, "v1")).To(BeFalse())
+		Expect(h.locked(app, "v2")).To(BeTrue())
+	})
+
 	It("is fenced against an old leader, unless the API server was rewound", func() {
 		mustPut(changed(managed("u1", 5), pattern("new")))
 		_, err := put(managed("u1", 4))

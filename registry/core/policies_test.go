@@ -134,6 +134,33 @@ var _ = eachEngine("A policy", func(h *harness) {
 		h.mustCreate(core.Scope{Organization: "team-a", Repository: "app"}, releases)
 	})
 
+	It("is refused past 100 in a scope, and is not by those of another", func() {
+		h.mustPush(app, "latest")
+		for i := range domain.MaxPoliciesPerScope {
+			h.mustCreate(teamA, spec(fmt.Sprintf("tag-%d", i)))
+		}
+		_, err := h.CreatePolicy(ctx, alice, teamA, releases)
+		Expect(err).To(And(haveCode(domain.CodeInvalid), MatchError(ContainSubstring("100 policies"))))
+		h.mustCreate(core.Scope{Organization: "team-a", Repository: "app"}, releases)
+	})
+
+	It("locks a tag that is restored, as one that is created", func() {
+		d := h.mustPush(app, "v1")
+		Expect(h.DeleteTag(ctx, alice, app, "v1")).To(Succeed())
+		p := h.mustCreate(teamA, releases)
+		Expect(h.RestoreTag(ctx, alice, app, "v1", d)).To(Succeed())
+		Expect(h.locked(app, "v1")).To(BeTrue())
+		Expect(metadataOf(h.entries(audit.KindTagCreatedImmutable), "policy_uuid")).To(Equal([]any{p.UUID}))
+	})
+
+	It("stays in force for the name of a repository that is deleted and made again", func() {
+		h.mustPush(app, "latest")
+		h.mustCreate(core.Scope{Organization: "team-a", Repository: "app"}, releases)
+		Expect(h.DeleteRepository(ctx, alice, app)).To(Succeed())
+		h.mustPush(app, "v1")
+		Expect(h.locked(app, "v1")).To(BeTrue())
+	})
+
 	It("leaves an entry for each revision with old and new values", func() {
 		h.mustPush(app, "latest")
 		p := h.mustCreate(teamA, releases)
