@@ -48,8 +48,8 @@ func (c *Core) runSweeps(ctx context.Context) error {
 	}
 }
 
-// sweepRound runs one batch of at most limit tags for each policy that has an open sweep, and reports whether there was any. The sweeps of
-// one policy run in the order in which they were queued.
+// sweepRound runs one batch of at most limit tags for each policy that has an open sweep, and reports whether there was
+// any. The sweeps of one policy run in the order in which they were queued.
 func (c *Core) sweepRound(ctx context.Context, limit int) (busy bool, err error) {
 	var open []meta.Sweep
 	err = c.read(ctx, func(r *meta.Reader) error {
