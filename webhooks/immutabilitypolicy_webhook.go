@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -25,18 +26,21 @@ import (
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
-// previewBudget bounds how long an admission waits for the registry. It is asked for a warning only, never to decide.
-const previewBudget = time.Second
+// registryBudget bounds how long an admission waits for the registry, which never decides.
+const registryBudget = time.Second
 
-// Previewer says what a policy would mean for the tags that are there.
-type Previewer interface {
+// Registry is what admission asks of the registry, and tells it.
+type Registry interface {
+	// Preview says what a policy would mean for the tags that are there.
 	Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error)
+	// NoteDeletionIntent tells who asks to delete a policy.
+	NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
 }
 
 // immutabilityPolicyValidator admits or refuses policies by themselves, and warns by what it sees around them.
 type immutabilityPolicyValidator struct {
 	reader   client.Reader
-	registry Previewer
+	registry Registry
 }
 
 var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityPolicyValidator{}
@@ -45,11 +49,12 @@ var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityP
 const scopeIndex = "scope"
 
 // +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
+// +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=ignore,sideEffects=NoneOnDryRun,timeoutSeconds=2,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=delete,versions=v1alpha1,name=deletions.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
 
 // SetupImmutabilityPolicy registers the webhook for ImmutabilityPolicy with the manager's webhook server.
-func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Previewer) error {
+func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Registry) error {
 	err := mgr.GetFieldIndexer().IndexField(ctx, &registryv1alpha1.ImmutabilityPolicy{}, scopeIndex, func(o client.Object) []string {
 		return []string{o.(*registryv1alpha1.ImmutabilityPolicy).Scope()}
 	})
@@ -81,8 +86,24 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 	return v.warnings(ctx, policy), nil
 }
 
-// ValidateDelete implements admission.Validator. The webhook is not called for deletions.
-func (v *immutabilityPolicyValidator) ValidateDelete(context.Context, *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+// ValidateDelete implements admission.Validator. It refuses nothing: it tells the registry who asks, since a deletion
+// leaves no trace of that in the object. What is being deleted already was asked for by somebody else.
+func (v *immutabilityPolicyValidator) ValidateDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+	request, err := admission.RequestFromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if ptr.Deref(request.DryRun, false) || !policy.DeletionTimestamp.IsZero() {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, registryBudget)
+	defer cancel()
+	err = v.registry.NoteDeletionIntent(ctx, policy.Namespace, policy.Name, openapi.DeletionIntent{
+		UID: string(policy.UID), User: request.UserInfo.Username, UserUID: request.UserInfo.UID,
+	})
+	if err != nil {
+		log.FromContext(ctx).Info("the registry could not be told who deletes a policy", "user", request.UserInfo.Username, "cause", err.Error())
+	}
 	return nil, nil
 }
 
@@ -156,7 +177,7 @@ func (v *immutabilityPolicyValidator) warnDuplicate(ctx context.Context, policy 
 
 // warnImpact tells how many tags that exist already the policy locks.
 func (v *immutabilityPolicyValidator) warnImpact(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
-	ctx, cancel := context.WithTimeout(ctx, previewBudget)
+	ctx, cancel := context.WithTimeout(ctx, registryBudget)
 	defer cancel()
 	spec := policy.PolicySpec()
 	coverage, err := v.registry.Preview(ctx, openapi.PreviewRequest{

@@ -102,12 +102,12 @@ type Record struct {
 type Personal struct {
 	// Salt is 16 random bytes in hexadecimal, new for each entry: without it a hash in the leaf tells nothing.
 	Salt string `json:"salt"`
-	// Values maps a field of the leaf ("performer", "address", "metadata.username") to its value.
+	// Values maps a field of the leaf ("performer", "address", "metadata.username", …) to its value.
 	Values map[string]string `json:"values"`
 }
 
 // personalMetadata lists the metadata that identifies a person.
-var personalMetadata = []string{"username"}
+var personalMetadata = []string{"username", "requested_by", "requested_by_uid"}
 
 // Encode turns an entry of the log with the given origin into a record.
 //

@@ -122,6 +122,13 @@ func (c *Client) DeletePolicy(ctx context.Context, namespace, name, cluster, uid
 	return c.call(ctx, request{method: http.MethodDelete, path: policyPath(namespace, name), query: query})
 }
 
+// NoteDeletionIntent tells who asks the API server to delete an ImmutabilityPolicy, so that the entries about the deletion
+// name them. It is a no-op for another UID and for a policy that is not there.
+func (c *Client) NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error {
+	path := append(policyPath(namespace, name), "deletion-intent")
+	return c.call(ctx, request{method: http.MethodPut, path: path, body: intent})
+}
+
 // Preview says what a policy would mean for the tags that are there. It changes nothing.
 func (c *Client) Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error) {
 	var coverage openapi.Coverage

@@ -184,7 +184,14 @@ var _ = Describe("The client of a real registry", func() {
 		status, err := r.client.PolicyStatus(ctx, "team-a", "releases")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.Policy.DeleteAt).To(BeNil())
+		intent := openapi.DeletionIntent{UID: "uid-1", User: "carol", UserUID: "carol-uid"}
+		Expect(r.client.NoteDeletionIntent(ctx, "team-a", "releases", intent)).To(Succeed())
+		Expect(r.client.NoteDeletionIntent(ctx, "team-a", "nothing", intent)).To(Succeed(), "a no-op")
 		Expect(r.client.DeletePolicy(ctx, "team-a", "releases", "cluster-1", "uid-1")).To(Succeed())
+		about, err = r.client.PolicyLog(ctx, put.Policy.UUID, about.Entries[len(about.Entries)-1].Index, client.MaxLogLimit)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(about.Entries).To(ConsistOf(HaveField("Metadata", And(
+			HaveKeyWithValue("requested_by", "carol"), HaveKeyWithValue("requested_by_uid", "carol-uid")))))
 		status, err = r.client.PolicyStatus(ctx, "team-a", "releases")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.Policy.DeleteAt).NotTo(BeNil())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -194,6 +195,9 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		if err := ch.SetPolicyDeleteAt(p.ID, noTime); err != nil {
 			return p, err
 		}
+		if err := ch.SetPolicyDeletionIntent(p.ID, domain.DeletionIntent{}); err != nil {
+			return p, err
+		}
 	}
 	p.Manager = &m.Manager
 	if err := ch.SetPolicyManager(p.ID, p.Manager); err != nil {
@@ -208,17 +212,66 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 	return ch.changePolicy(p, m.Spec, metadata)
 }
 
+// intentValidity is how long a deletion may follow the intent that it is attributed to. The operator passes deletions on
+// at once; an intent that nothing came of is not to name the wrong person later.
+const intentValidity = 5 * time.Minute
+
+// unknownRequester stands in entries where the registry was not told who asked for a deletion.
+const unknownRequester = "unknown"
+
+// NoteDeletionIntent records who asks the cluster to delete an object. It does nothing for another UID than the
+// policy's, and for a policy whose deletion was accepted already.
+func (c *Core) NoteDeletionIntent(ctx context.Context, caller domain.Caller, m domain.ManagedBy, user, userUID string) error {
+	return c.changeManaged(ctx, caller, m, func(ch *change, p domain.Policy) error {
+		return ch.SetPolicyDeletionIntent(p.ID, domain.DeletionIntent{User: user, UserUID: userUID, ToldAt: ch.now})
+	})
+}
+
+// requester is what the entries of a deletion say of who asked for it.
+func requester(intent domain.DeletionIntent) audit.Metadata {
+	if intent.User == "" {
+		return audit.Metadata{"requested_by": unknownRequester}
+	}
+	metadata := audit.Metadata{"requested_by": intent.User}
+	if intent.UserUID != "" {
+		metadata["requested_by_uid"] = intent.UserUID
+	}
+	return metadata
+}
+
 // DeleteManagedPolicy accepts the deletion of an object: its policy stays in force for the deletion delay, in which an
 // object of the same name can take it over. It does nothing for another UID than the policy's.
 func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy) error {
+	return c.changeManaged(ctx, caller, m, func(ch *change, p domain.Policy) error {
+		if err := ch.checkCluster(cluster); err != nil {
+			return err
+		}
+		if ch.now.Sub(p.DeletionIntent.ToldAt) > intentValidity {
+			p.DeletionIntent = domain.DeletionIntent{}
+			if err := ch.SetPolicyDeletionIntent(p.ID, p.DeletionIntent); err != nil {
+				return err
+			}
+		}
+		at := ch.now.Add(c.options.DeletionDelay)
+		metadata := requester(p.DeletionIntent)
+		metadata["deletion_requested"], metadata["delete_at"] = true, at.UTC().Format(timestamp)
+		ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
+		ch.wakeSweeps = true
+		if err := ch.RetireManager(m.UID, ch.now); err != nil {
+			return err
+		}
+		return ch.SetPolicyDeleteAt(p.ID, at)
+	})
+}
+
+// changeManaged runs fn on the policy of an object, unless there is none, another object has it now, or its deletion was
+// accepted already.
+func (c *Core) changeManaged(ctx context.Context, caller domain.Caller, m domain.ManagedBy, fn func(*change, domain.Policy) error) error {
 	scope, err := c.scopeOfManaged(ctx, m)
 	if err != nil {
 		return err
 	}
 	return c.writeAlways(ctx, caller, scope, func(ch *change) error {
-		if err := ch.checkCluster(cluster); err != nil {
-			return err
-		}
 		p, err := ch.ManagedPolicy(m.Kind, m.Namespace, m.Name)
 		if errors.Is(err, meta.ErrNotFound) {
 			return nil
@@ -226,13 +279,7 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 		if err != nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
 			return err
 		}
-		at := ch.now.Add(c.options.DeletionDelay)
-		ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"deletion_requested": true, "delete_at": at.UTC().Format(timestamp)})
-		ch.wakeSweeps = true
-		if err := ch.RetireManager(m.UID, ch.now); err != nil {
-			return err
-		}
-		return ch.SetPolicyDeleteAt(p.ID, at)
+		return fn(ch, p)
 	})
 }
 

@@ -102,6 +102,61 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 		Expect(h.entries(audit.KindAdoptCluster)).To(HaveLen(1))
 	})
 
+	Describe("whose deletion somebody asked for", func() {
+		intend := func(uid, user string) {
+			GinkgoHelper()
+			Expect(h.NoteDeletionIntent(ctx, operator, managed(uid, 1).Manager, user, user+"-uid")).To(Succeed())
+		}
+		requested := func() map[string]any {
+			GinkgoHelper()
+			entries := h.entries(audit.KindUpdatePolicy)
+			Expect(entries).NotTo(BeEmpty())
+			last := entries[len(entries)-1].Metadata
+			Expect(last).To(HaveKeyWithValue("deletion_requested", true))
+			return last
+		}
+
+		It("names them when it is accepted and when it takes effect", func() {
+			mustPut(managed("u1", 1))
+			intend("u1", "bob")
+			intend("u1", "carol")
+			intend("another", "mallory")
+			remove("u1")
+			Expect(requested()).To(And(HaveKeyWithValue("requested_by", "carol"), HaveKeyWithValue("requested_by_uid", "carol-uid")))
+			intend("u1", "mallory")
+			h.clock.Advance(5 * time.Minute)
+			h.with(func(*core.Options) {})
+			Eventually(func() []audit.View { return h.entries(audit.KindDeletePolicy) }).WithTimeout(patience).Should(ConsistOf(
+				HaveField("Metadata", And(HaveKeyWithValue("requested_by", "carol"), HaveKeyWithValue("requested_by_uid", "carol-uid")))))
+		})
+
+		It("names nobody by an intent that is old or was taken back", func() {
+			mustPut(managed("u1", 1))
+			intend("u1", "carol")
+			h.clock.Advance(5*time.Minute + time.Second)
+			remove("u1")
+			Expect(requested()).To(And(HaveKeyWithValue("requested_by", "unknown"), Not(HaveKey("requested_by_uid"))))
+
+			mustPut(managed("u2", 1))
+			intend("u2", "carol")
+			remove("u2")
+			mustPut(managed("u3", 1))
+			remove("u3")
+			Expect(requested()).To(HaveKeyWithValue("requested_by", "unknown"))
+		})
+
+		It("has no name where nobody can have asked, and never in the leaf", func() {
+			p := mustPut(managed("u1", 1))
+			Expect(h.Synced(ctx, operator, cluster, nil)).To(Succeed())
+			Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+			Expect(h.entries(audit.KindDeletePolicy)).To(ConsistOf(HaveField("Metadata", Not(HaveKey("requested_by")))))
+
+			record, err := audit.Encode("origin", audit.Entry{Kind: audit.KindDeletePolicy, Metadata: audit.Metadata{"requested_by": "carol", "requested_by_uid": "carol-uid"}})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(string(record.Leaf)).NotTo(ContainSubstring("carol"))
+		})
+	})
+
 	It("stays in force for the deletion delay and is then deleted by its reclaim policy", func() {
 		p := mustPut(managed("u1", 1))
 		h.mustPush(app, "v1")

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"github.com/google/uuid"
 
@@ -231,6 +232,9 @@ func (ch *change) deletePolicy(p domain.Policy) error {
 	metadata := specMetadata("", p.PolicySpec)
 	if p.Lost {
 		metadata["reclaim_policy"] = string(domain.Retain)
+	}
+	if !p.DeleteAt.IsZero() {
+		maps.Copy(metadata, requester(p.DeletionIntent))
 	}
 	ch.logPolicy(audit.KindDeletePolicy, p, metadata)
 	if err := ch.SetPolicyDeleted(p.ID); err != nil || retain {

@@ -79,11 +79,22 @@ type Policy struct {
 	Lost bool
 	// DeleteAt is when a requested deletion takes effect, zero if none is requested.
 	DeleteAt time.Time
+	// DeletionIntent is who asked the cluster to delete the manager, as far as the registry was told.
+	DeletionIntent DeletionIntent
 	// Deleted is true for a policy that is gone and only remembered for its retained holds.
 	Deleted bool
 	// WouldRefuse counts what a dry run would have refused since its last change.
 	WouldRefuse int64
 	CreatedAt   time.Time
+}
+
+// DeletionIntent is what admission saw of the deletion of a Kubernetes object. It is told at best effort, and says nothing
+// about whether the deletion came to be. The zero value is none.
+type DeletionIntent struct {
+	// User and UserUID are the Kubernetes user's name and UID; the UID can be empty.
+	User, UserUID string
+	// ToldAt is when the registry was told.
+	ToldAt time.Time
 }
 
 // Scope is the policy's scope in audit entries.

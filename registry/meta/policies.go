@@ -7,18 +7,20 @@ import (
 )
 
 const policyQuery = `SELECT p.id, p.uuid, p.organization, p.organization_id, p.repository, p.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy,
-	p.manager_kind, p.manager_namespace, p.manager_name, p.manager_uid, p.manager_generation, p.orphaned, p.lost, p.delete_at, p.deleted, p.would_refuse, p.created_at
+	p.manager_kind, p.manager_namespace, p.manager_name, p.manager_uid, p.manager_generation, p.orphaned, p.lost, p.delete_at, p.deleted, p.would_refuse, p.created_at,
+	p.deletion_user, p.deletion_user_uid, p.deletion_told_at
 	FROM policies p JOIN policy_revisions r ON r.policy_id = p.id AND r.revision = p.revision WHERE `
 
 func scanPolicy(row scanner) (p domain.Policy, err error) {
 	var m domain.ManagedBy
-	var deleteAt, created int64
+	var deleteAt, told, created int64
 	err = row.Scan(&p.ID, &p.UUID, &p.Organization, &p.OrganizationID, &p.Repository, &p.Revision, &p.TagPattern, &p.TagPatternMatches, &p.EnforcementMode, &p.ReclaimPolicy,
-		&m.Kind, &m.Namespace, &m.Name, &m.UID, &m.Generation, &p.Orphaned, &p.Lost, &deleteAt, &p.Deleted, &p.WouldRefuse, &created)
+		&m.Kind, &m.Namespace, &m.Name, &m.UID, &m.Generation, &p.Orphaned, &p.Lost, &deleteAt, &p.Deleted, &p.WouldRefuse, &created,
+		&p.DeletionIntent.User, &p.DeletionIntent.UserUID, &told)
 	if m.Kind != "" {
 		p.Manager = &m
 	}
-	p.DeleteAt, p.CreatedAt = fromMicros(deleteAt), fromMicros(created)
+	p.DeleteAt, p.CreatedAt, p.DeletionIntent.ToldAt = fromMicros(deleteAt), fromMicros(created), fromMicros(told)
 	return p, err
 }
 
@@ -146,6 +148,12 @@ func (tx *Tx) SetPolicyLost(policyID int64) error {
 // SetPolicyDeleteAt requests a deletion, or takes a request back with the zero time.
 func (tx *Tx) SetPolicyDeleteAt(policyID int64, at time.Time) error {
 	return tx.do(`UPDATE policies SET delete_at = $2 WHERE id = $1`, policyID, toMicros(at))
+}
+
+// SetPolicyDeletionIntent records who asks to delete a policy's manager; the zero value forgets it.
+func (tx *Tx) SetPolicyDeletionIntent(policyID int64, intent domain.DeletionIntent) error {
+	return tx.do(`UPDATE policies SET deletion_user = $2, deletion_user_uid = $3, deletion_told_at = $4 WHERE id = $1`,
+		policyID, intent.User, intent.UserUID, toMicros(intent.ToldAt))
 }
 
 // SetPolicyDeleted marks a policy as gone. Its revisions are for the caller to close.

@@ -67,6 +67,7 @@ type operatorProtocol interface {
 	PutManagedPolicy(ctx context.Context, caller domain.Caller, policy core.ManagedPolicy) (core.PolicyStatus, error)
 	ManagedPolicyStatus(ctx context.Context, kind, namespace, name string) (core.PolicyStatus, error)
 	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
 	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error
 	LogCursor(ctx context.Context, name string) (int64, error)

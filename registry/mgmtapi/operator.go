@@ -76,6 +76,18 @@ func (a *API) deleteManagedPolicy(c *call) (answer, error) {
 	return noContent, a.core.DeleteManagedPolicy(c.Context(), c.identity.Caller, cluster, manager)
 }
 
+func (a *API) noteDeletionIntent(c *call) (answer, error) {
+	body, err := readBody[openapi.DeletionIntent](c)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := needed(field{"uid", body.UID}, field{"user", body.User}); err != nil {
+		return answer{}, err
+	}
+	manager := domain.ManagedBy{Kind: kindPolicy, Namespace: c.parameters["namespace"], Name: c.parameters["name"], UID: body.UID}
+	return noContent, a.core.NoteDeletionIntent(c.Context(), c.identity.Caller, manager, body.User, body.UserUID)
+}
+
 func (a *API) previewPolicy(c *call) (answer, error) {
 	body, err := readBody[openapi.PreviewRequest](c)
 	if err != nil {

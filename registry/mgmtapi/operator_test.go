@@ -75,6 +75,8 @@ var _ = Describe("The operator's endpoints", func() {
 		Entry("a policy with an unknown field in its claim", "PUT", item, strings.Replace(managed, `"claim": {`, `"claim": {"force": true, `, 1), `unknown field "force"`),
 		Entry("a delete without its cluster", "DELETE", item+"?uid=u1", "", "cluster: the field must not be empty"),
 		Entry("a delete without its uid", "DELETE", item+"?cluster=c1", "", "uid: the field must not be empty"),
+		Entry("an intent without its uid", "PUT", item+"/deletion-intent", `{"user": "carol"}`, "uid: the field is required"),
+		Entry("an intent of nobody", "PUT", item+"/deletion-intent", `{"uid": "u1", "user": ""}`, "user: the field must not be empty"),
 		Entry("a sync without its list", "POST", "/api/v1/operator/synced", `{"cluster": "c1"}`, "present: the field is required"),
 		Entry("a sync with half a name", "POST", "/api/v1/operator/synced", `{"cluster": "c1", "present": [{"kind": "ImmutabilityPolicy", "namespace": "a", "name": "", "uid": "u"}]}`, "present.name: the field must not be empty"),
 		Entry("a sync with a list of something else", "POST", "/api/v1/operator/synced", `{"cluster": "c1", "present": "all"}`, "present: a list is needed, not a JSON string"),

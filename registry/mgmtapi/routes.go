@@ -62,6 +62,7 @@ var routes = []route{
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedPolicy},
 	{method: get, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedPolicy},
 	{method: remove, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid"}, handle: (*API).deleteManagedPolicy},
+	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}/deletion-intent", permission: auth.OperatorProtocol, handle: (*API).noteDeletionIntent},
 	{method: post, path: "/api/v1/operator/preview", permission: auth.OperatorProtocol, handle: (*API).previewPolicy},
 	{method: post, path: "/api/v1/operator/synced", permission: auth.OperatorProtocol, maxBody: 16 << 20, handle: (*API).synced},
 	{method: get, path: "/api/v1/operator/log", permission: auth.OperatorProtocol, query: []string{"after", "limit", "wait", "policy"}, handle: (*API).followLog},

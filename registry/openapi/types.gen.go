@@ -150,6 +150,18 @@ type CursorMove struct {
 	To int64 `json:"to"`
 }
 
+// DeletionIntent Who asks the cluster to delete an object.
+type DeletionIntent struct {
+	// UID The UID of the ImmutabilityPolicy.
+	UID string `json:"uid"`
+
+	// User The name of the Kubernetes user.
+	User string `json:"user"`
+
+	// UserUID The UID of the Kubernetes user
+	UserUID string `json:"userUID,omitempty"`
+}
+
 // EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 type EnforcementMode = domain.EnforcementMode
 
@@ -905,6 +917,9 @@ type MoveCursorJSONRequestBody = CursorMove
 
 // PutManagedPolicyJSONRequestBody defines body for PutManagedPolicy for application/json ContentType.
 type PutManagedPolicyJSONRequestBody = ManagedPolicy
+
+// NoteDeletionIntentJSONRequestBody defines body for NoteDeletionIntent for application/json ContentType.
+type NoteDeletionIntentJSONRequestBody = DeletionIntent
 
 // PreviewPolicyJSONRequestBody defines body for PreviewPolicy for application/json ContentType.
 type PreviewPolicyJSONRequestBody = PreviewRequest

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +18,9 @@ import (
 	. "github.com/onsi/gomega"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -54,6 +58,14 @@ func freePort() int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
+// newClient makes a client that reads without a cache.
+func newClient(c *rest.Config) client.Client {
+	GinkgoHelper()
+	made, err := client.New(c, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	return made
+}
+
 var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 	var (
 		registry     *testRegistry
@@ -83,17 +95,17 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 			if object.GetKind() != "ValidatingWebhookConfiguration" {
 				continue
 			}
-			hook := object.Object["webhooks"].([]any)[0].(map[string]any)["clientConfig"].(map[string]any)
-			hook["url"] = strings.Replace(hook["url"].(string), "localhost:9443", fmt.Sprintf("localhost:%d", port), 1)
+			for _, hook := range object.Object["webhooks"].([]any) {
+				at := hook.(map[string]any)["clientConfig"].(map[string]any)
+				at["url"] = strings.Replace(at["url"].(string), "localhost:9443", fmt.Sprintf("localhost:%d", port), 1)
+			}
 			Expect(admin.Create(ctx, object)).To(Succeed())
 			DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(admin.Delete(ctx, object))).To(Succeed()) })
 		}
 
 		c := rest.CopyConfig(config)
 		c.WarningHandler = warned
-		var err error
-		applicant, err = client.New(c, client.Options{Scheme: scheme})
-		Expect(err).NotTo(HaveOccurred())
+		applicant = newClient(c)
 
 		team = newTeam(ctx)
 		app = team + "/app"
@@ -196,6 +208,73 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 			g.Expect(served().CheckSignatureFrom(ca)).To(Succeed())
 			g.Expect(applicant.Create(ctx, newPolicy(team), client.DryRunAll)).To(Succeed())
 		}).WithContext(ctx).Should(Succeed())
+	})
+
+	Describe("of a deletion", func() {
+		// as may do everything in the cluster under a name.
+		as := func(user string) client.Client {
+			c := rest.CopyConfig(config)
+			c.Impersonate = rest.ImpersonationConfig{UserName: user, UID: user + "-uid", Groups: []string{user}}
+			return newClient(c)
+		}
+		// requests lists what the log says of the requested deletions in the team's organization, the latest first.
+		requests := func(ctx context.Context) (list []string) {
+			got, err := registry.call(ctx, http.MethodGet, "/api/v1/organization/"+team+"/logs", "", nil)
+			Expect(err).NotTo(HaveOccurred())
+			var log struct {
+				Logs []struct {
+					Metadata struct {
+						Requested   bool   `json:"deletion_requested"`
+						RequestedBy string `json:"requested_by"`
+						UID         string `json:"requested_by_uid"`
+					} `json:"metadata"`
+				} `json:"logs"`
+			}
+			Expect(json.Unmarshal([]byte(got.Body), &log)).To(Succeed(), got.Body)
+			for _, entry := range log.Logs {
+				if entry.Metadata.Requested {
+					list = append(list, entry.Metadata.RequestedBy+" "+entry.Metadata.UID)
+				}
+			}
+			return list
+		}
+		ready := func(ctx context.Context, name string) *registryv1alpha1.ImmutabilityPolicy {
+			policy := newPolicy(team, named(name))
+			Expect(applicant.Create(ctx, policy)).To(Succeed())
+			eventually(ctx, policy, beReady())
+			return policy
+		}
+
+		BeforeAll(func(ctx context.Context) {
+			for _, user := range []string{"carol", "mallory"} {
+				binding := &rbacv1.ClusterRoleBinding{
+					ObjectMeta: metav1.ObjectMeta{Name: user},
+					RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+					Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+				}
+				Expect(admin.Create(ctx, binding)).To(Succeed())
+				DeferCleanup(func(ctx context.Context) { Expect(admin.Delete(ctx, binding)).To(Succeed()) })
+			}
+		})
+
+		It("tells the registry who asks", func(ctx context.Context) {
+			policy := ready(ctx, "attributed")
+			Expect(as("carol").Delete(ctx, policy)).To(Succeed())
+			eventuallyGone(ctx, policy)
+			Expect(requests(ctx)[0]).To(Equal("carol carol-uid"))
+		})
+
+		It("tells nothing of a dry run, and is not held up by a registry that is away: nobody is named then", func(ctx context.Context) {
+			policy := ready(ctx, "unattributed")
+			before := len(requests(ctx))
+			Expect(as("mallory").Delete(ctx, policy, client.DryRunAll)).To(Succeed())
+			registry.stop()
+			Expect(as("carol").Delete(ctx, policy)).To(Succeed())
+			registry.start()
+			eventuallyGone(ctx, policy)
+			Expect(requests(ctx)).To(HaveLen(before + 1))
+			Expect(requests(ctx)[0]).To(Equal("unknown "))
+		})
 	})
 
 	It("needs no registry to decide, and says when the impact is unknown", func(ctx context.Context) {
