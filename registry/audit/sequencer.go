@@ -13,11 +13,17 @@ const sequenceBatch = 500
 
 // Log is what the sequencer needs of the store.
 type Log interface {
-	// PendingAudit counts the committed entries without an index.
-	PendingAudit(ctx context.Context) (int, error)
-	// SequenceAudit gives up to limit committed entries their index and returns how many it found. Entries committed
-	// before the call are found, in the order of their commits.
-	SequenceAudit(ctx context.Context, limit int) (int, error)
+	// PendingAudit returns the highest id of a committed entry without an index, 0 if every entry has one.
+	PendingAudit(ctx context.Context) (int64, error)
+	// SequenceAudit gives an index to the up to limit committed entries with the lowest ids that have none, in an order
+	// that agrees with that of their commits. It may run on several replicas at once.
+	SequenceAudit(ctx context.Context, limit int) (Sequenced, error)
+}
+
+// Sequenced is what a transaction of the sequencer has indexed: how many entries, and the highest id among them.
+type Sequenced struct {
+	Count  int
+	LastID int64
 }
 
 // Sequencer gives committed entries their index. A row's id is not its commit order in every engine; the index is.
@@ -99,13 +105,13 @@ func (s *Sequencer) drain(ctx context.Context) {
 }
 
 func (s *Sequencer) index(ctx context.Context) (indexed int, err error) {
-	pending, err := s.log.PendingAudit(ctx)
-	for indexed < pending && err == nil {
-		var n int
-		n, err = s.log.SequenceAudit(ctx, sequenceBatch)
-		if indexed += n; n == 0 {
-			break
+	// Not counted: entries with lower ids may still be committed.
+	last, err := s.log.PendingAudit(ctx)
+	for done := (Sequenced{}); err == nil && done.LastID < last; {
+		if done, err = s.log.SequenceAudit(ctx, sequenceBatch); done.Count == 0 {
+			break // another replica has indexed the rest
 		}
+		indexed += done.Count
 	}
 	return indexed, err
 }

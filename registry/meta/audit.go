@@ -216,25 +216,25 @@ func (r *Reader) lastIndexed() (id, index int64, err error) {
 	return id, index, err
 }
 
-// PendingByID counts the entries without an index for an engine in which ids grow in the order of commits.
+// PendingByID returns the highest id of an entry without an index, or 0, for an engine in which ids grow in the order of
+// commits.
 func (r *Reader) PendingByID() (int64, error) {
 	last, _, err := r.lastIndexed()
 	if err != nil {
 		return 0, err
 	}
-	return r.number(`SELECT COUNT(*) FROM audit_entries WHERE id > $1`, last)
+	return r.number(`SELECT COALESCE(MAX(id), 0) FROM audit_entries WHERE id > $1`, last)
 }
 
-// IndexByID indexes up to limit entries for an engine in which ids grow in the order of commits, and returns how many
-// there were.
-func (tx *Tx) IndexByID(limit int) (int, error) {
+// IndexByID indexes up to limit entries for an engine in which ids grow in the order of commits.
+func (tx *Tx) IndexByID(limit int) (done audit.Sequenced, err error) {
 	last, index, err := tx.lastIndexed()
 	if err != nil {
-		return 0, err
+		return done, err
 	}
 	ids, err := tx.ids(`SELECT id FROM audit_entries WHERE id > $1 ORDER BY id LIMIT $2`, last, limit)
 	if err != nil {
-		return 0, err
+		return done, err
 	}
 	// One statement for each run of ids without a gap: as a rule there is one run.
 	for from := 0; from < len(ids); {
@@ -244,9 +244,30 @@ func (tx *Tx) IndexByID(limit int) (int, error) {
 		}
 		shift := index + 1 + int64(from) - ids[from]
 		if err := tx.do(`UPDATE audit_entries SET idx = id + $1 WHERE id BETWEEN $2 AND $3`, shift, ids[from], ids[to]); err != nil {
-			return 0, err
+			return done, err
 		}
 		from = to + 1
 	}
-	return len(ids), nil
+	if len(ids) > 0 {
+		done = audit.Sequenced{Count: len(ids), LastID: ids[len(ids)-1]}
+	}
+	return done, nil
+}
+
+// Pending returns the highest id of a committed entry without an index, or 0, for an engine in which ids do not grow in
+// the order of commits.
+func (r *Reader) Pending() (int64, error) {
+	return r.number(`SELECT COALESCE(MAX(id), 0) FROM audit_entries WHERE idx IS NULL`)
+}
+
+// Index indexes up to limit entries for an engine in which ids do not grow in the order of commits. No two transactions
+// may do it at the same time. Entries that were committed earlier than others get smaller indices: those of the others'
+// transactions that had begun by then may come before them, since neither saw what the other did.
+func (tx *Tx) Index(limit int) (done audit.Sequenced, err error) {
+	err = tx.one(`WITH pending AS (SELECT id, row_number() OVER (ORDER BY id) AS place FROM (SELECT id FROM audit_entries WHERE idx IS NULL ORDER BY id LIMIT $1) AS first),
+		indexed AS (UPDATE audit_entries AS e SET idx = (SELECT COALESCE(MAX(idx), -1) FROM audit_entries WHERE idx IS NOT NULL) + p.place FROM pending AS p WHERE e.id = p.id RETURNING e.id)
+		SELECT COUNT(*), COALESCE(MAX(id), 0) FROM indexed`, []any{limit}, func(row scanner) error {
+		return row.Scan(&done.Count, &done.LastID)
+	})
+	return done, err
 }

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -199,6 +200,22 @@ func (r *Reader) Tag(repositoryID int64, name string) (t domain.Tag, err error) 
 		return err
 	})
 	return t, err
+}
+
+// Tag is Reader.Tag for a change of the tag.
+func (tx *Tx) Tag(repositoryID int64, name string) (domain.Tag, error) {
+	var locked int64
+	for {
+		// What the row refers to is read by a second statement: the first one's look at it may be older than its lock.
+		t, err := tx.Reader.Tag(repositoryID, name)
+		if err != nil || !tx.several || t.ID == locked {
+			return t, err
+		}
+		locked, err = tx.number(`SELECT id FROM tags WHERE repository_id = $1 AND name = $2 FOR UPDATE`, repositoryID, name)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return t, err
+		}
+	}
 }
 
 // TagNames lists the names of live tags in lexical order, those behind after.

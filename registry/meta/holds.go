@@ -34,6 +34,24 @@ func (r *Reader) Holds(tags []domain.Tag) (list []Hold, err error) {
 	return list, err
 }
 
+// Holds is Reader.Holds for a change of the holds or of what depends on them.
+func (tx *Tx) Holds(tags []domain.Tag) (list []Hold, err error) {
+	if tx.several {
+		err := chunks(len(tags), func(from, size int) error {
+			args := make([]any, size)
+			for i, t := range tags[from : from+size] {
+				args[i] = t.ID
+			}
+			_, err := tx.ids(`SELECT id FROM tags WHERE id IN (`+placeholders(1, size)+`) ORDER BY repository_id, name FOR UPDATE`, args...)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return tx.Reader.Holds(tags)
+}
+
 // PlaceHolds stores holds that are not there yet.
 func (tx *Tx) PlaceHolds(holds []Hold, now time.Time) error {
 	rows := make([][]any, len(holds))

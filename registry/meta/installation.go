@@ -14,12 +14,22 @@ type Installation struct {
 	Adopting bool
 }
 
-// Installation reads the installation's row.
-func (r *Reader) Installation() (i Installation, err error) {
-	err = r.one(`SELECT log_origin, cluster_uid, synced, adopting FROM installation WHERE id = 1`, nil, func(row scanner) error {
+const installationQuery = `SELECT log_origin, cluster_uid, synced, adopting FROM installation WHERE id = 1`
+
+func (r *Reader) installation(query string) (i Installation, err error) {
+	err = r.one(query, nil, func(row scanner) error {
 		return row.Scan(&i.LogOrigin, &i.ClusterUID, &i.Synced, &i.Adopting)
 	})
 	return i, err
+}
+
+// Installation reads the installation's row.
+func (r *Reader) Installation() (Installation, error) { return r.installation(installationQuery) }
+
+// Installation is Reader.Installation for the transactions of an operator: they come one after the other, also those
+// about different organizations, or about all.
+func (tx *Tx) Installation() (Installation, error) {
+	return tx.installation(installationQuery + tx.forUpdate())
 }
 
 // InitInstallation makes the installation's row if there is none.

@@ -13,10 +13,23 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidelock/tidelock/registry/audit"
 )
 
 // ErrNotFound is returned by look-ups of one thing that is not there.
 var ErrNotFound = errors.New("not found")
+
+// ErrBusy is returned by Store.Write if another replica has the scope's job now.
+var ErrBusy = errors.New("another replica does this now")
+
+// Job is background work that one replica does at a time. The numbers are what replicas of different versions agree on.
+type Job int32
+
+// The jobs; 0 is none.
+const (
+	JobSweep Job = 1
+)
 
 // Scope names what a transaction is about, for engines with several writers: they lock the organization, then the
 // repository, before the first statement. SQLite has one writer and needs no locks.
@@ -25,6 +38,8 @@ type Scope struct {
 	Organization string
 	// OrganizationExclusive is for changes of the organization, its repositories and policies.
 	OrganizationExclusive bool
+	// OtherOrganization is the name of a second organization that the transaction changes in the same way, or empty.
+	OtherOrganization string
 	// Repository is the path in the organization, empty for a transaction on the organization.
 	Repository string
 	// RepositoryExclusive is for removing manifests and links to blobs.
@@ -32,6 +47,9 @@ type Scope struct {
 	// Background marks work that no client waits for. It takes turns with the clients' transactions and never shares
 	// one, so that a client waits for one piece of it at most.
 	Background bool
+	// Job makes the transaction one that only one replica runs at a time: while another has the job, Write returns
+	// ErrBusy. It is given back with the transaction, and so by a replica that dies.
+	Job Job
 }
 
 // Store is a database.
@@ -39,14 +57,12 @@ type Store interface {
 	// Read runs fn on a consistent snapshot.
 	Read(ctx context.Context, fn func(*Reader) error) error
 	// Write runs fn in a transaction and returns after it is committed durably. An error of fn undoes all that fn did
-	// and is returned. fn may run more than once and must not depend on ctx: it may share a transaction with others,
-	// whom a cancelled statement would harm.
+	// and is returned. fn may run more than once, so it must set what it leaves behind anew each time; and it must not
+	// depend on ctx: it may share a transaction with others, whom a cancelled statement would harm.
 	Write(ctx context.Context, scope Scope, fn func(*Tx) error) error
-	// PendingAudit counts the committed audit entries without an index.
-	PendingAudit(ctx context.Context) (int, error)
-	// SequenceAudit gives up to limit committed audit entries their index, in the order of their commits, and returns
-	// how many there were.
-	SequenceAudit(ctx context.Context, limit int) (int, error)
+	// PendingAudit and SequenceAudit are what audit.Log asks for.
+	PendingAudit(ctx context.Context) (int64, error)
+	SequenceAudit(ctx context.Context, limit int) (audit.Sequenced, error)
 	Close() error
 }
 
@@ -67,10 +83,28 @@ type Reader struct {
 func NewReader(ctx context.Context, db Querier) *Reader { return &Reader{ctx: ctx, db: db} }
 
 // Tx reads and writes in one transaction.
-type Tx struct{ Reader }
+type Tx struct {
+	Reader
+	// several is true where other transactions write at the same time.
+	several bool
+}
 
-// NewTx is for engines.
-func NewTx(ctx context.Context, db Querier) *Tx { return &Tx{Reader{ctx: ctx, db: db}} }
+// NewTx is for engines with one writer.
+func NewTx(ctx context.Context, db Querier) *Tx { return &Tx{Reader: Reader{ctx: ctx, db: db}} }
+
+// NewConcurrentTx is for engines with several writers, in which every statement sees what was committed before it. The
+// look-ups that Tx has beside Reader's lock the rows that they return until the transaction ends.
+func NewConcurrentTx(ctx context.Context, db Querier) *Tx {
+	return &Tx{Reader: Reader{ctx: ctx, db: db}, several: true}
+}
+
+// forUpdate ends a query of rows that the transaction decides about.
+func (tx *Tx) forUpdate() string {
+	if tx.several {
+		return ` FOR UPDATE`
+	}
+	return ""
+}
 
 // Context is the transaction's own context.
 func (r *Reader) Context() context.Context { return r.ctx }

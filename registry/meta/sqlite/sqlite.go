@@ -17,6 +17,7 @@ import (
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // the driver
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
 )
@@ -124,24 +125,22 @@ func (s *Store) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) e
 	return s.writer.do(ctx, scope.Background, fn)
 }
 
-// PendingAudit counts the entries that wait for their index.
-func (s *Store) PendingAudit(ctx context.Context) (int, error) {
-	var n int64
-	err := s.Read(ctx, func(r *meta.Reader) (err error) {
-		n, err = r.PendingByID()
+// PendingAudit returns the highest id of an entry that waits for its index.
+func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
+	err = s.Read(ctx, func(r *meta.Reader) (err error) {
+		last, err = r.PendingByID()
 		return err
 	})
-	return int(n), err
+	return last, err
 }
 
 // SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
-func (s *Store) SequenceAudit(ctx context.Context, limit int) (int, error) {
-	var n int
-	err := s.writer.do(ctx, true, func(tx *meta.Tx) (err error) {
-		n, err = tx.IndexByID(limit)
+func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
+	err = s.writer.do(ctx, true, func(tx *meta.Tx) (err error) {
+		done, err = tx.IndexByID(limit)
 		return err
 	})
-	return n, err
+	return done, err
 }
 
 // Close waits for running reads and writes and closes the file.

@@ -1,0 +1,174 @@
+// Package postgres is the engine of meta for several replicas: they share one PostgreSQL database, and know nothing of
+// each other beside.
+//
+// Writes run READ COMMITTED. The first statement of a transaction takes advisory locks on the organization and the
+// repository that it is about, so every later statement sees all that was committed before. The locks belong to the
+// transaction, never to a session: what stands between the registry and the database may pool connections.
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+// Limits of one replica.
+const (
+	// readConnections and writeConnections are kept apart, so that pulls do not wait behind pushes that wait for a lock.
+	readConnections  = 12
+	writeConnections = 20
+	// connectTimeout bounds the attempt to reach the database, unless the DSN sets connect_timeout.
+	connectTimeout = 5 * time.Second
+	// connectionLifetime lets a replica find its way to another server of the same name.
+	connectionLifetime = 30 * time.Minute
+	// patience bounds how long a request waits for a connection and for locks, before it is answered 503.
+	patience = 10 * time.Second
+	// transactionLimit bounds a transaction, against a server that does not answer any more.
+	transactionLimit = 5 * time.Minute
+)
+
+var errClosed = errors.New("the database is closed")
+
+// Store is a database. It is safe for concurrent use, by several processes too.
+type Store struct {
+	reads, writes *sql.DB
+	logger        *slog.Logger
+	closed        atomic.Bool
+}
+
+var _ meta.Store = (*Store)(nil)
+
+// Open connects to the database that a DSN names ("postgres://…", or keywords and values), and brings its schema up to
+// date: of several replicas that start together one does it, and the others wait.
+func Open(ctx context.Context, dsn string, logger *slog.Logger) (*Store, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err // it hides the password
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	s := &Store{reads: connect(config, readConnections), writes: connect(config, writeConnections), logger: logger}
+	if err := s.prepare(ctx); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("database %s on %s: %w", config.Database, config.Host, err)
+	}
+	return s, nil
+}
+
+func connect(config *pgx.ConnConfig, connections int) *sql.DB {
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(checkSettings))
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	db.SetConnMaxLifetime(connectionLifetime)
+	return db
+}
+
+// checkSettings refuses a connection on which an acknowledged push could be lost, or names be changed.
+func checkSettings(ctx context.Context, conn *pgx.Conn) error {
+	var commit, encoding string
+	if err := conn.QueryRow(ctx, `SELECT current_setting('synchronous_commit'), current_setting('server_encoding')`).Scan(&commit, &encoding); err != nil {
+		return err
+	}
+	if commit == "off" {
+		return errors.New("synchronous_commit is off: a crash of the database would lose pushes that were acknowledged; set it to on for this role or database")
+	}
+	if encoding != "UTF8" {
+		return fmt.Errorf("the encoding of the database is %s; create it with ENCODING 'UTF8'", encoding)
+	}
+	return nil
+}
+
+func (s *Store) prepare(ctx context.Context) error {
+	if err := s.writes.PingContext(ctx); err != nil {
+		return err
+	}
+	if err := migrate(ctx, s.writes); err != nil {
+		return fmt.Errorf("bringing the schema up to date: %w", err)
+	}
+	return nil
+}
+
+// Read runs fn on a snapshot.
+func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
+	if s.closed.Load() {
+		return domain.Unavailable(errClosed)
+	}
+	conn, err := connection(ctx, s.reads)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // gives it back
+	limited, cancel := context.WithTimeout(ctx, transactionLimit)
+	defer cancel()
+	tx, err := conn.BeginTx(limited, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return unavailable(ctx, fmt.Errorf("begin: %w", err))
+	}
+	defer func() { _ = tx.Rollback() }() // there is nothing to commit
+	return clientError(ctx, fn(meta.NewReader(limited, querier{tx})))
+}
+
+// connection takes a connection of the pool.
+func connection(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := db.Conn(limited)
+	if err != nil {
+		return nil, unavailable(ctx, fmt.Errorf("connecting: %w", err))
+	}
+	return conn, nil
+}
+
+// PendingAudit returns the highest id of an entry that waits for its index.
+func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
+	err = s.Read(ctx, func(r *meta.Reader) error {
+		last, err = r.Pending()
+		return err
+	})
+	return last, err
+}
+
+// SequenceAudit gives entries their index, on one replica after the other.
+func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
+	err = s.retry(ctx, func() error {
+		return s.transaction(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			if err := takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}); err != nil {
+				return err
+			}
+			done, err = meta.NewConcurrentTx(ctx, querier{tx}).Index(limit)
+			return err
+		})
+	})
+	return done, err
+}
+
+// Close waits for running reads and writes and closes the connections.
+func (s *Store) Close() error {
+	s.closed.Store(true)
+	return errors.Join(s.reads.Close(), s.writes.Close())
+}
+
+// querier runs statements in a transaction. The driver keeps them prepared on each connection.
+type querier struct{ tx *sql.Tx }
+
+// Exec implements meta.Querier.
+func (q querier) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return q.tx.ExecContext(ctx, query, args...)
+}
+
+// Query implements meta.Querier.
+func (q querier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return q.tx.QueryContext(ctx, query, args...)
+}
