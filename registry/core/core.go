@@ -47,7 +47,8 @@ type Core struct {
 	origin    atomic.Pointer[string]
 	// clientWrites counts what clients asked to write.
 	clientWrites atomic.Int64
-	synced       atomic.Bool
+	// synced is when the operator was last seen to have synced, as UnixNano; 0 if it was not.
+	synced atomic.Int64
 }
 
 // New makes a core on a store. Run does its background work.
@@ -260,9 +261,13 @@ func (c *Core) logOrigin(ctx context.Context) (string, error) {
 	return installation.LogOrigin, nil
 }
 
+// syncedFor is how long a replica may not notice that the registry was handed over to another cluster.
+const syncedFor = time.Second
+
 // checkSynced refuses clients' writes while a registry under an operator does not know all of its policies.
 func (c *Core) checkSynced(ctx context.Context) error {
-	if !c.options.RequireSync || c.synced.Load() {
+	now := c.now().UnixNano()
+	if seen := c.synced.Load(); !c.options.RequireSync || seen != 0 && now-seen < int64(syncedFor) {
 		return nil
 	}
 	if _, err := c.logOrigin(ctx); err != nil {
@@ -276,7 +281,7 @@ func (c *Core) checkSynced(ctx context.Context) error {
 		if !installation.Synced {
 			return domain.Errorf(domain.CodeUnavailable, "the registry waits for its operator to bring all policies; try again")
 		}
-		c.synced.Store(true)
+		c.synced.Store(now)
 		return nil
 	})
 }

@@ -22,13 +22,9 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 	// A refused claim of a policy that is here is recorded, so the refusal must not undo the transaction.
 	var refused error
 	var id string
-	err = c.writeAlways(ctx, caller, m.Scope.exclusive(), func(ch *change) error {
+	err = c.writeManaged(ctx, caller, m.Cluster, m.Scope.Organization, m.Manager, func(ch *change, present *domain.Policy) error {
 		refused = nil
-		if err := ch.checkCluster(m.Cluster); err != nil {
-			return err
-		}
-		present, err := ch.fence(m)
-		if err != nil {
+		if err := ch.fence(m, present); err != nil {
 			return err
 		}
 		o, err := ch.claim(m)
@@ -82,32 +78,25 @@ func (ch *change) checkCluster(uid string) error {
 	return domain.Errorf(domain.CodeOtherCluster, "the registry belongs to the cluster %s, not to %s; run tidelock registry adopt-cluster to hand it over", installation.ClusterUID, uid)
 }
 
-// fence refuses a request that acts on an older state than one seen before. It returns the object's policy, nil if
-// there is none.
-func (ch *change) fence(m ManagedPolicy) (*domain.Policy, error) {
+// fence refuses a request that acts on an older state than one seen before. Present is the object's policy, nil if there
+// is none.
+func (ch *change) fence(m ManagedPolicy, present *domain.Policy) error {
 	retired, err := ch.ManagerRetired(m.Manager.UID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if retired {
 		if !m.Rewound {
-			return nil, domain.Errorf(domain.CodeStale, "%s %s/%s with uid %s was deleted or replaced before", m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, m.Manager.UID)
+			return domain.Errorf(domain.CodeStale, "%s %s/%s with uid %s was deleted or replaced before", m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, m.Manager.UID)
 		}
 		if err := ch.ReviveManager(m.Manager.UID); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	p, err := ch.ManagedPolicy(m.Manager.Kind, m.Manager.Namespace, m.Manager.Name)
-	if errors.Is(err, meta.ErrNotFound) {
-		return nil, nil
+	if present != nil && present.Manager.UID == m.Manager.UID && m.Manager.Generation < present.Manager.Generation && !m.Rewound {
+		return domain.Errorf(domain.CodeStale, "generation %d of %s %s/%s is older than %d, which is here", m.Manager.Generation, m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, present.Manager.Generation)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if p.Manager.UID == m.Manager.UID && m.Manager.Generation < p.Manager.Generation && !m.Rewound {
-		return nil, domain.Errorf(domain.CodeStale, "generation %d of %s %s/%s is older than %d, which is here", m.Manager.Generation, m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, p.Manager.Generation)
-	}
-	return &p, nil
+	return nil
 }
 
 // claim decides whether the object's namespace may manage policies in the organization, and records a new owner.
@@ -222,7 +211,15 @@ const unknownRequester = "unknown"
 // NoteDeletionIntent records who asks the cluster to delete an object. It does nothing for another UID than the
 // policy's, and for a policy whose deletion was accepted already.
 func (c *Core) NoteDeletionIntent(ctx context.Context, caller domain.Caller, m domain.ManagedBy, user, userUID string) error {
-	return c.changeManaged(ctx, caller, m, func(ch *change, p domain.Policy) error {
+	scope, err := c.scopeOfManaged(ctx, "", m)
+	if err != nil {
+		return err
+	}
+	return c.writeAlways(ctx, caller, scope, func(ch *change) error {
+		p, err := managedPolicy(&ch.Reader, m)
+		if err != nil || p == nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
+			return err
+		}
 		return ch.SetPolicyDeletionIntent(p.ID, domain.DeletionIntent{User: user, UserUID: userUID, ToldAt: ch.now})
 	})
 }
@@ -242,9 +239,9 @@ func requester(intent domain.DeletionIntent) audit.Metadata {
 // DeleteManagedPolicy accepts the deletion of an object: its policy stays in force for the deletion delay, in which an
 // object of the same name can take it over. It does nothing for another UID than the policy's.
 func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy) error {
-	return c.changeManaged(ctx, caller, m, func(ch *change, p domain.Policy) error {
-		if err := ch.checkCluster(cluster); err != nil {
-			return err
+	return c.writeManaged(ctx, caller, cluster, "", m, func(ch *change, p *domain.Policy) error {
+		if p == nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
+			return nil
 		}
 		if ch.now.Sub(p.DeletionIntent.ToldAt) > intentValidity {
 			p.DeletionIntent = domain.DeletionIntent{}
@@ -255,7 +252,7 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 		at := ch.now.Add(c.options.DeletionDelay)
 		metadata := requester(p.DeletionIntent)
 		metadata["deletion_requested"], metadata["delete_at"] = true, at.UTC().Format(timestamp)
-		ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
+		ch.logPolicy(audit.KindUpdatePolicy, *p, metadata)
 		ch.wakeSweeps = true
 		if err := ch.RetireManager(m.UID, ch.now); err != nil {
 			return err
@@ -264,35 +261,60 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 	})
 }
 
-// changeManaged runs fn on the policy of an object, unless there is none, another object has it now, or its deletion was
-// accepted already.
-func (c *Core) changeManaged(ctx context.Context, caller domain.Caller, m domain.ManagedBy, fn func(*change, domain.Policy) error) error {
-	scope, err := c.scopeOfManaged(ctx, m)
-	if err != nil {
-		return err
-	}
-	return c.writeAlways(ctx, caller, scope, func(ch *change) error {
-		p, err := ch.ManagedPolicy(m.Kind, m.Namespace, m.Name)
-		if errors.Is(err, meta.ErrNotFound) {
-			return nil
-		}
-		if err != nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
+// errElsewhere leaves a transaction whose policy came to be in an organization that the transaction is not about.
+var errElsewhere = errors.New("the policy is in another organization by now")
+
+// writeManaged runs an operator's change of what a Kubernetes object manages, in the given organization, or in none, and
+// in the one of the object's present policy, which is nil if there is none.
+func (c *Core) writeManaged(ctx context.Context, caller domain.Caller, cluster, organization string, m domain.ManagedBy, fn func(ch *change, present *domain.Policy) error) error {
+	for {
+		scope, err := c.scopeOfManaged(ctx, organization, m)
+		if err != nil {
 			return err
 		}
-		return fn(ch, p)
-	})
+		err = c.writeAlways(ctx, caller, scope, func(ch *change) error {
+			// First, since operators' changes come one after the other from there on.
+			if err := ch.checkCluster(cluster); err != nil {
+				return err
+			}
+			present, err := managedPolicy(&ch.Reader, m)
+			if err != nil {
+				return err
+			}
+			if present != nil && present.Organization != scope.Organization && present.Organization != scope.OtherOrganization {
+				return errElsewhere
+			}
+			return fn(ch, present)
+		})
+		if !errors.Is(err, errElsewhere) {
+			return err
+		}
+	}
 }
 
-func (c *Core) scopeOfManaged(ctx context.Context, m domain.ManagedBy) (scope meta.Scope, err error) {
-	err = c.read(ctx, func(r *meta.Reader) error {
-		p, err := r.ManagedPolicy(m.Kind, m.Namespace, m.Name)
-		if errors.Is(err, meta.ErrNotFound) {
-			return nil
+func (c *Core) scopeOfManaged(ctx context.Context, organization string, m domain.ManagedBy) (meta.Scope, error) {
+	scope := meta.Scope{Organization: organization, OrganizationExclusive: true}
+	err := c.read(ctx, func(r *meta.Reader) error {
+		present, err := managedPolicy(r, m)
+		switch {
+		case err != nil || present == nil || present.Organization == organization:
+		case organization == "":
+			scope.Organization = present.Organization
+		default:
+			scope.OtherOrganization = present.Organization
 		}
-		scope = meta.Scope{Organization: p.Organization, OrganizationExclusive: true}
 		return err
 	})
 	return scope, err
+}
+
+// managedPolicy finds the policy of a Kubernetes object, nil if it has none.
+func managedPolicy(r *meta.Reader, m domain.ManagedBy) (*domain.Policy, error) {
+	p, err := r.ManagedPolicy(m.Kind, m.Namespace, m.Name)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, nil
+	}
+	return &p, err
 }
 
 // ManagedPolicyStatus says how far the policy of a Kubernetes object has come; NOT_FOUND if it has none.
@@ -353,7 +375,7 @@ func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string,
 		return ch.SetSynced()
 	})
 	if err == nil {
-		c.synced.Store(true)
+		c.synced.Store(c.now().UnixNano())
 	}
 	return err
 }
@@ -379,7 +401,7 @@ func (c *Core) AdoptCluster(ctx context.Context, caller domain.Caller, cluster s
 		return ch.DisownOrganizations()
 	})
 	if err == nil {
-		c.synced.Store(false)
+		c.synced.Store(0)
 	}
 	return err
 }

@@ -247,7 +247,8 @@ func (ch *change) deletePolicy(p domain.Policy) error {
 // for policies that a Kubernetes object manages and for deleted ones too.
 func (c *Core) ReleasePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string) (released int, err error) {
 	var last int64
-	for done := false; !done; {
+	for {
+		var done batch
 		err := c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
 			o, err := organization(&ch.Reader, scope.Organization)
 			if err != nil {
@@ -260,19 +261,17 @@ func (c *Core) ReleasePolicy(ctx context.Context, caller domain.Caller, scope Sc
 			if err != nil {
 				return err
 			}
-			batch, err := ch.releaseBatch(p, last, c.options.SweepBatch, audit.TriggerManual)
-			if err != nil {
-				return err
-			}
-			released += len(batch.changed)
-			last, done = batch.last, batch.end
-			return nil
+			done, err = ch.releaseBatch(p, last, c.options.SweepBatch, audit.TriggerManual)
+			return err
 		})
 		if err != nil {
 			return released, err
 		}
+		released += len(done.changed)
+		if last = done.last; done.end {
+			return released, nil
+		}
 	}
-	return released, nil
 }
 
 // AdoptPolicy turns an orphaned policy into one of the REST API.

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -214,8 +215,8 @@ func (c *Core) appendRefusals(ctx context.Context, entries []audit.Entry, dryRun
 		hashes[i] = audit.LeafHash(r.Leaf).String()
 	}
 	err = c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
-		for uuid, n := range dryRuns {
-			if err := tx.CountWouldRefuse(uuid, n); err != nil {
+		for _, uuid := range slices.Sorted(maps.Keys(dryRuns)) { // replicas lock the rows in one order
+			if err := tx.CountWouldRefuse(uuid, dryRuns[uuid]); err != nil {
 				return err
 			}
 		}

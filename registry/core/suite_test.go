@@ -17,6 +17,8 @@ import (
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/postgres"
+	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 )
 
@@ -29,6 +31,13 @@ func TestCore(t *testing.T) {
 var engines = map[string]func(dir string) meta.Store{
 	"sqlite": func(dir string) meta.Store {
 		store, err := sqlite.Open(context.Background(), filepath.Join(dir, "tidelock.db"), quiet)
+		Expect(err).NotTo(HaveOccurred())
+		return store
+	},
+	"postgres": func(dir string) meta.Store {
+		dsn, err := postgrestest.Database(dir)
+		Expect(err).NotTo(HaveOccurred())
+		store, err := postgres.Open(context.Background(), dsn, quiet)
 		Expect(err).NotTo(HaveOccurred())
 		return store
 	},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidelock/tidelock/registry/audit"
@@ -16,15 +17,19 @@ import (
 // sweepsAtOnce bounds the policies between which the sweeper goes round, a batch each.
 const sweepsAtOnce = 64
 
+// idle is how long a replica does not look for sweeps and deletions that another one has left undone.
+const idle = 5 * time.Second
+
 // runSweeps carries out queued sweeps and due deletions until the context ends. A failure is tried again: the cursor,
-// the holds and the entries of a batch are committed together, so nothing is done twice.
+// the holds and the entries of a batch are committed together, so nothing is done twice. Of several replicas one sweeps,
+// and another goes on once that does not any more.
 func (c *Core) runSweeps(ctx context.Context) error {
 	const retry = time.Second
 	batch := c.options.SweepBatch
 	for {
 		wait := retry
 		before := c.clientWrites.Load()
-		busy, err := c.sweepRound(ctx, batch)
+		busy, elsewhere, err := c.sweepRound(ctx, batch)
 		if c.clientWrites.Load() != before {
 			batch = c.options.SweepBatch
 		} else {
@@ -32,6 +37,9 @@ func (c *Core) runSweeps(ctx context.Context) error {
 		}
 		if err == nil {
 			wait, err = c.deleteDue(ctx)
+		}
+		if elsewhere {
+			wait = min(wait, retry)
 		}
 		if err != nil && ctx.Err() == nil {
 			c.logger.Error("sweeping policies failed; trying again", "error", err)
@@ -49,15 +57,15 @@ func (c *Core) runSweeps(ctx context.Context) error {
 }
 
 // sweepRound runs one batch of at most limit tags for each policy that has an open sweep, and reports whether there was
-// any. The sweeps of one policy run in the order in which they were queued.
-func (c *Core) sweepRound(ctx context.Context, limit int) (busy bool, err error) {
+// any, or whether another replica is at it. The sweeps of one policy run in the order in which they were queued.
+func (c *Core) sweepRound(ctx context.Context, limit int) (busy, elsewhere bool, err error) {
 	var open []meta.Sweep
 	err = c.read(ctx, func(r *meta.Reader) error {
 		open, err = r.OpenSweeps(sweepsAtOnce)
 		return err
 	})
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	begun := map[int64]bool{}
 	for _, s := range open {
@@ -66,14 +74,18 @@ func (c *Core) sweepRound(ctx context.Context, limit int) (busy bool, err error)
 		}
 		begun[s.PolicyID] = true
 		if ctx.Err() != nil {
-			return false, nil
+			return false, false, nil
+		}
+		e := c.sweepBatch(ctx, s, limit)
+		if errors.Is(e, meta.ErrBusy) {
+			return false, true, err
 		}
 		// One policy's failure does not hold up the others.
-		if e := c.sweepBatch(ctx, s, limit); e != nil {
+		if e != nil {
 			err = errors.Join(err, fmt.Errorf("sweep %d of policy %d: %w", s.ID, s.PolicyID, e))
 		}
 	}
-	return len(open) > 0, err
+	return len(open) > 0, false, err
 }
 
 // batch is what one transaction of a sweep did.
@@ -157,7 +169,7 @@ func (c *Core) startSweep(ctx context.Context, s *meta.Sweep) error {
 func (c *Core) scopeOfPolicy(ctx context.Context, id int64) (scope meta.Scope, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {
 		p, err := r.PolicyByID(id)
-		scope = meta.Scope{Organization: p.Organization, Repository: p.Repository, Background: true}
+		scope = meta.Scope{Organization: p.Organization, Repository: p.Repository, Background: true, Job: meta.JobSweep}
 		return err
 	})
 	return scope, err
@@ -323,6 +335,9 @@ func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, trigger 
 		if err != nil {
 			return b, err
 		}
+		if !slices.Contains(others, meta.Hold{TagID: t.ID, PolicyID: p.ID}) {
+			continue // removed by hand just now
+		}
 		if err := ch.RemoveHold(meta.Hold{TagID: t.ID, PolicyID: p.ID}); err != nil {
 			return b, err
 		}
@@ -399,7 +414,7 @@ func (c *Core) deleteDue(ctx context.Context) (wait time.Duration, err error) {
 	if len(due) > 0 {
 		return 0, nil
 	}
-	wait = time.Minute
+	wait = idle
 	if !next.IsZero() {
 		wait = min(wait, max(next.Sub(c.now()), 10*time.Millisecond))
 	}
