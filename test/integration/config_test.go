@@ -2,6 +2,8 @@ package integration
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -9,39 +11,83 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
+// podsOf finds the Pods that a configuration runs, by the name of their workload, with the volumes that a StatefulSet claims.
+func podsOf(objects []*unstructured.Unstructured) map[string]corev1.PodTemplateSpec {
+	GinkgoHelper()
+	pods := map[string]corev1.PodTemplateSpec{}
+	for _, object := range objects {
+		switch object.GetKind() {
+		case "StatefulSet":
+			var workload appsv1.StatefulSet
+			Expect(runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &workload)).To(Succeed())
+			template := workload.Spec.Template
+			for _, claim := range workload.Spec.VolumeClaimTemplates {
+				template.Spec.Volumes = append(template.Spec.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
+					PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name + "-" + workload.Name + "-0"},
+				}})
+			}
+			pods[workload.Name] = template
+		case "Deployment":
+			var workload appsv1.Deployment
+			Expect(runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &workload)).To(Succeed())
+			pods[workload.Name] = workload.Spec.Template
+		}
+	}
+	return pods
+}
+
 // The suite has applied the namespace and the CRDs before.
 var _ = Describe("config", func() {
-	It("default is admitted whole by the API server", func(ctx context.Context) {
-		output, err := kubectl(ctx, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", "config/default")
+	DescribeTable("is admitted whole by the API server", func(ctx context.Context, path string) {
+		output, err := kubectl(ctx, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", path)
 		Expect(err).NotTo(HaveOccurred())
-		for _, object := range kustomization("config", "default") {
+		for _, object := range kustomization(path) {
 			Expect(output).To(ContainSubstring("/"+object.GetName()+" serverside-applied (server dry run)"), object.GetKind())
 		}
 		Expect(output).NotTo(ContainSubstring("Warning"))
-	})
+	},
+		Entry("as default", "config/default"),
+		Entry("as overlays/scale-out", "config/overlays/scale-out"),
+	)
 
-	It("default runs a Pod that Pod Security restricted admits", func(ctx context.Context) {
-		var workload appsv1.StatefulSet
-		for _, object := range kustomization("config", "default") {
-			if object.GetKind() == "StatefulSet" {
-				Expect(runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &workload)).To(Succeed())
+	DescribeTable("runs Pods that Pod Security restricted admits", func(ctx context.Context, path string, workloads ...string) {
+		pods := podsOf(kustomization(path))
+		Expect(slices.Sorted(maps.Keys(pods))).To(Equal(workloads))
+		for name, template := range pods {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: name, Labels: template.Labels}, Spec: template.Spec}
+			Expect(admin.Create(ctx, pod.DeepCopy(), client.DryRunAll)).To(Succeed())
+			pod.Spec.Containers[0].SecurityContext.AllowPrivilegeEscalation = ptr.To(true)
+			Expect(admin.Create(ctx, pod, client.DryRunAll)).To(MatchError(ContainSubstring(`violates PodSecurity "restricted`)))
+		}
+	},
+		Entry("as default", "config/default", "tidelock"),
+		Entry("as overlays/scale-out", "config/overlays/scale-out", "tidelock-operator", "tidelock-registry"),
+	)
+
+	It("overlays/scale-out sends clients to the registry and admission to the operator", func() {
+		objects := kustomization("config/overlays/scale-out")
+		pods := podsOf(objects)
+		selected := map[string]string{}
+		for _, object := range objects {
+			if object.GetKind() != "Service" {
+				continue
+			}
+			var service corev1.Service
+			Expect(runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &service)).To(Succeed())
+			for name, template := range pods {
+				if labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Set(template.Labels)) {
+					selected[service.Name] += name
+				}
 			}
 		}
-		pod := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "tidelock-0", Labels: workload.Spec.Template.Labels},
-			Spec:       workload.Spec.Template.Spec,
-		}
-		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{
-			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data-tidelock-0"},
-		}})
-		Expect(admin.Create(ctx, pod.DeepCopy(), client.DryRunAll)).To(Succeed())
-		pod.Spec.Containers[0].SecurityContext.AllowPrivilegeEscalation = ptr.To(true)
-		Expect(admin.Create(ctx, pod, client.DryRunAll)).To(MatchError(ContainSubstring(`violates PodSecurity "restricted`)))
+		Expect(selected).To(Equal(map[string]string{"tidelock-registry": "tidelock-registry", "tidelock-webhook": "tidelock-operator"}))
 	})
 
 	It("samples are admitted", func(ctx context.Context) {
