@@ -90,6 +90,9 @@ func New(cfg Config) (_ *Registry, err error) {
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
 	})
 	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: authenticator, Logger: r.logger})
+	if err := blobs.Prune(func(id string) (bool, error) { return r.core.UploadOpen(context.Background(), id) }); err != nil {
+		return nil, err
+	}
 	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Logger: r.logger, Draining: r.draining})
 	r.server = newServer(r.logger, newMetrics(), r.ready, r.oci, management)
 	if r.tls {

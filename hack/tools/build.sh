@@ -10,8 +10,9 @@
 #   bin/k8s/VERSION/NAME     the control plane, kubectl and the node's Kubernetes parts (link bin/k8s/current)
 #   bin/tools/NAME-VERSION   code generators and the linter (link bin/tools/NAME)
 #   bin/clients/NAME-VERSION registry clients and the peer for comparison (link bin/clients/NAME)
+#   bin/servers/NAME-VERSION what a registry stands on in tests: an S3 server (link bin/servers/NAME)
 #   bin/node/NAME-VERSION    what else a node needs (link bin/node/NAME; CNI plugins under bin/node/cni)
-#   bin/NAME                 a link for what people type: kubectl, crane, regctl, helm, registry-peer
+#   bin/NAME                 a link for what people type: kubectl, crane, regctl, helm, registry-peer, versitygw
 #
 # A stamp beside each result holds all that it was built from, so that a second call costs nothing and a
 # change of version, flag or compiler builds again. Works with the bash 3.2 of macOS.
@@ -26,7 +27,7 @@ export GOWORK=off GOFLAGS=-buildvcs=false
 
 k8s_tools="kube-apiserver etcd kubectl kube-controller-manager kube-scheduler kubelet kube-proxy"
 node_tools="containerd containerd-shim-runc-v2 ctr runc coredns ptp loopback host-local portmap"
-all_tools="$k8s_tools controller-gen oapi-codegen golangci-lint crane regctl helm registry-peer $node_tools"
+all_tools="$k8s_tools controller-gen oapi-codegen golangci-lint crane regctl helm registry-peer versitygw $node_tools"
 
 die() { echo "build.sh: $*" >&2; exit 1; }
 
@@ -53,6 +54,8 @@ describe() {
       module=helm source=helm.sh/helm/v4 package=$source/cmd/helm dir=clients user=helm ;;
     registry-peer)
       module=peer source=github.com/distribution/distribution/v3 package=$source/cmd/registry dir=clients user=registry-peer ;;
+    versitygw)
+      module=versitygw source=github.com/versity/versitygw package=$source/cmd/versitygw dir=servers user=versitygw ;;
     containerd | containerd-shim-runc-v2 | ctr)
       module=node/containerd source=github.com/containerd/containerd/v2 package=$source/cmd/$1 dir=node
       tags="no_btrfs no_devmapper no_zfs" ;;

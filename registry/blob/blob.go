@@ -8,11 +8,15 @@ package blob
 import (
 	"context"
 	"crypto/rand"
+	_ "crypto/sha256" // for the digests
+	_ "crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -22,38 +26,49 @@ import (
 // Errors of a Store. Everything else that a Store returns is a failure of the machinery beneath it, or of the reader
 // that it was given.
 var (
-	// ErrUnknown means that there is no such upload or key.
+	// ErrUnknown means that the store has nothing under the key, or has lost bytes of the upload.
 	ErrUnknown = errors.New("no such upload or blob")
-	// ErrBusy means that another call is writing to the upload now.
-	ErrBusy = errors.New("the upload is being written by another request")
-	// ErrOffset means that the bytes offered do not begin where the upload ends.
-	ErrOffset = errors.New("the upload does not end at this offset")
 	// ErrMismatch means that the upload's bytes do not have the digest.
 	ErrMismatch = errors.New("the bytes do not have the digest")
+	// ErrTooLarge means that the store cannot take a blob of this size in these pieces.
+	ErrTooLarge = errors.New("the upload is too large for the store")
+	// ErrFull means that there is no room for more bytes.
+	ErrFull = errors.New("the store is full")
 )
 
-// End is the offset that appends wherever the upload ends.
-const End int64 = -1
-
 // Store keeps bytes. It is safe for concurrent use.
+//
+// An upload is a value that its caller keeps and hands back: a store knows nothing of whose uploads there are, or who
+// writes to which. One upload is written by one call at a time. A writer that was believed to be gone, and goes on all
+// the same, may spoil its upload, but never a blob.
 type Store interface {
-	// Begin starts an empty upload under an id of NewUploadID.
-	Begin(ctx context.Context, id string) error
-	// Append writes the reader's bytes behind the first offset bytes of an upload and returns the upload's new size.
-	// The offset must be the upload's size (or End), else ErrOffset with that size. Bytes read before an error stay:
-	// the upload can go on from the size that is returned with the error.
-	Append(ctx context.Context, id string, offset int64, r io.Reader) (size int64, err error)
-	// Size returns how many bytes an upload has.
-	Size(ctx context.Context, id string) (int64, error)
-	// Commit ends an upload and returns the blob under its new key. When it returns, the bytes survive a loss of power.
-	// After ErrMismatch the upload is as it was; after any other error it is gone.
-	Commit(ctx context.Context, id string, d digest.Digest) (domain.Blob, error)
-	// Cancel drops an upload and its bytes.
-	Cancel(ctx context.Context, id string) error
+	// Begin starts an empty upload under an id of NewUploadID. The digest that is to come is best of the algorithm; one
+	// of another takes reading the bytes again.
+	Begin(id string, algorithm digest.Algorithm) domain.Upload
+	// Append writes the reader's bytes behind an upload and returns the upload that has them. Bytes that were read
+	// before the reader failed stay. After any other error the upload is as far as its bytes are stored; after
+	// ErrUnknown and ErrFull it can only be cancelled. Where bytes are safe before the end, Append hands the upload to
+	// save, whose error ends it: another process can go on from what was saved last.
+	Append(ctx context.Context, u domain.Upload, r io.Reader, save func(domain.Upload) error) (domain.Upload, error)
+	// Commit makes an upload a blob and returns it under its new key. When it returns, the bytes survive a loss of
+	// power. After ErrMismatch the upload can be committed under another digest. After another error Commit may be
+	// tried again, until it says ErrUnknown.
+	Commit(ctx context.Context, u domain.Upload, d digest.Digest) (domain.Blob, error)
+	// Cancel drops the bytes of an upload that was not made a blob. There may be none.
+	Cancel(ctx context.Context, u domain.Upload) error
 	// Open opens the bytes under a key; ErrUnknown if there are none. The caller closes the reader.
 	Open(ctx context.Context, key string) (Reader, error)
 	// Remove deletes the bytes under a key, which must be linked nowhere. A key without bytes is no error.
 	Remove(ctx context.Context, key string) error
+	// Keys calls fn with each key that has bytes, in no order, and with when it was stored. Open uploads are not
+	// among them. A key that comes or goes meanwhile may be missed. An error of fn ends Keys.
+	Keys(ctx context.Context, fn func(key string, modified time.Time) error) error
+}
+
+// Presigner is a store whose blobs can be had elsewhere.
+type Presigner interface {
+	// Presign returns a URL under which everybody can read the key's bytes for so long.
+	Presign(ctx context.Context, key string, lifetime time.Duration) (*url.URL, error)
 }
 
 // Reader reads a stored blob. Readers of the file store are backed by a file, so that the kernel can send them.

@@ -19,22 +19,26 @@ func exclusiveScope(name domain.RepositoryName) meta.Scope {
 	return meta.Scope{Organization: name.Organization, Repository: name.Path, RepositoryExclusive: true}
 }
 
-// LinkBlob records an uploaded blob, whose bytes are durable, in a repository. It reports whether the bytes were kept:
-// if the digest was stored before under another key, the caller removes its own.
+// LinkBlob records a blob that came without an upload, and whose bytes are durable, in a repository. It reports whether
+// the bytes were kept: if the digest was stored before under another key, the caller removes its own.
 func (c *Core) LinkBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, blob domain.Blob, create Create) (kept bool, err error) {
 	err = c.write(ctx, caller, sharedScope(name), func(ch *change) error {
-		repo, err := ch.obtainRepository(name, create)
-		if err != nil {
-			return err
-		}
-		stored, err := ch.StoreBlob(blob, ch.now)
-		if err != nil {
-			return err
-		}
-		kept = stored.Key == blob.Key
-		return ch.Tx.LinkBlob(repo.ID, blob.Digest, ch.now)
+		kept, err = ch.linkBlob(name, blob, create)
+		return err
 	})
 	return kept, err
+}
+
+func (ch *change) linkBlob(name domain.RepositoryName, blob domain.Blob, create Create) (kept bool, err error) {
+	repo, err := ch.obtainRepository(name, create)
+	if err != nil {
+		return false, err
+	}
+	stored, err := ch.StoreBlob(blob, ch.now)
+	if err != nil {
+		return false, err
+	}
+	return stored.Key == blob.Key, ch.Tx.LinkBlob(repo.ID, blob.Digest, ch.now)
 }
 
 // MountBlob links a blob of another repository that the caller may read. It reports false if the blob is not there: the

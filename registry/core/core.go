@@ -33,6 +33,10 @@ type Options struct {
 	SweepBatch int
 	// RequireSync refuses writes of clients until an operator has said once that all its objects are here.
 	RequireSync bool
+	// MaxUploads bounds the uploads that are open at once, 1,000 by default; one caller gets a quarter of them.
+	MaxUploads int
+	// UploadIdle is how long an upload stays open without a request for it; an hour by default.
+	UploadIdle time.Duration
 }
 
 // Core decides and writes. It is safe for concurrent use.
@@ -67,6 +71,12 @@ func New(store meta.Store, options Options) *Core {
 	}
 	if options.SweepBatch == 0 {
 		options.SweepBatch = 100
+	}
+	if options.MaxUploads == 0 {
+		options.MaxUploads = 1000
+	}
+	if options.UploadIdle == 0 {
+		options.UploadIdle = time.Hour
 	}
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,

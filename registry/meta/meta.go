@@ -50,6 +50,9 @@ type Scope struct {
 	// Job makes the transaction one that only one replica runs at a time: while another has the job, Write returns
 	// ErrBusy. It is given back with the transaction, and so by a replica that dies.
 	Job Job
+	// Volatile marks work that may be lost with the power, though not with the process: SQLite commits it without an
+	// fsync, unless it shares a transaction with work that needs one.
+	Volatile bool
 }
 
 // Store is a database.

@@ -22,7 +22,7 @@ import (
 // Core is what the API needs of registry/core. Its errors that clients may see are *domain.Error.
 type Core interface {
 	Catalog(ctx context.Context, after string, limit int) ([]string, error)
-	LinkBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, blob domain.Blob, create core.Create) (kept bool, err error)
+	Uploads
 	MountBlob(ctx context.Context, caller domain.Caller, name, from domain.RepositoryName, d digest.Digest, create core.Create) (bool, error)
 	Blob(ctx context.Context, name domain.RepositoryName, d digest.Digest) (domain.Blob, error)
 	DeleteBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest) error
@@ -34,16 +34,22 @@ type Core interface {
 	DeleteManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest) error
 }
 
+// Uploads is what the API needs of registry/core for uploads.
+type Uploads interface {
+	BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (core.UploadSession, error)
+	Upload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (domain.Upload, error)
+	TakeUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (core.UploadSession, error)
+	TakeIdleUpload(ctx context.Context) (s core.UploadSession, found bool, err error)
+	SaveUpload(ctx context.Context, s core.UploadSession, giveBack bool) error
+	RenewUpload(ctx context.Context, s core.UploadSession) error
+	EndUpload(ctx context.Context, s core.UploadSession) error
+	LinkUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, s core.UploadSession, blob domain.Blob, create core.Create) (kept bool, err error)
+}
+
 // Authenticator finds the identity of a request. *auth.Authenticator is one.
 type Authenticator interface {
 	Authenticate(r *http.Request) (auth.Identity, error)
 }
-
-// Defaults of Options.
-const (
-	DefaultMaxUploads = 1000
-	DefaultUploadIdle = time.Hour
-)
 
 // Options are what an API needs. Core, Blobs and Auth are required.
 type Options struct {
@@ -52,12 +58,8 @@ type Options struct {
 	Auth  Authenticator
 	// Logger is slog.Default by default. Records of a request are logged with its context.
 	Logger *slog.Logger
-	// Now is the clock, time.Now by default.
-	Now func() time.Time
-	// MaxUploads bounds the uploads that are open at once; one caller gets a quarter of them.
-	MaxUploads int
-	// UploadIdle is how long an upload stays open without a request for it.
-	UploadIdle time.Duration
+	// Redirect answers a GET of a blob with the address of its bytes, which must be in a blob.Presigner.
+	Redirect bool
 }
 
 // API serves /v2. How long a client may take is the server's to say: bodies are read and written as they come.
@@ -66,7 +68,9 @@ type API struct {
 	blobs   blob.Store
 	auth    Authenticator
 	logger  *slog.Logger
-	uploads *uploads
+	renewal time.Duration
+	// presigner is nil where blobs are not redirected.
+	presigner blob.Presigner
 }
 
 // New makes an API.
@@ -74,26 +78,11 @@ func New(options Options) *API {
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
-	if options.Now == nil {
-		options.Now = time.Now
+	a := &API{core: options.Core, blobs: options.Blobs, auth: options.Auth, logger: options.Logger, renewal: renewal}
+	if options.Redirect {
+		a.presigner, _ = options.Blobs.(blob.Presigner)
 	}
-	if options.MaxUploads == 0 {
-		options.MaxUploads = DefaultMaxUploads
-	}
-	if options.UploadIdle == 0 {
-		options.UploadIdle = DefaultUploadIdle
-	}
-	return &API{
-		core: options.Core, blobs: options.Blobs, auth: options.Auth, logger: options.Logger,
-		uploads: newUploads(options.Blobs, options.Now, options.MaxUploads, options.UploadIdle),
-	}
-}
-
-// ExpireUploads drops the uploads that were idle for too long. Somebody has to call it from time to time.
-func (a *API) ExpireUploads(ctx context.Context) {
-	if err := a.uploads.expire(ctx); err != nil {
-		a.logger.ErrorContext(ctx, "cannot drop idle uploads", "error", err)
-	}
+	return a
 }
 
 // request is a request for which everything but the operation itself is decided: its route, the permission for it, and

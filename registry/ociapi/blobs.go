@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -29,6 +30,9 @@ func (a *API) getBlob(r *request) (answer, error) {
 	}
 	if matchesETag(r.Header, etag) {
 		return answer{status: http.StatusNotModified, header: header}, nil
+	}
+	if r.Method == http.MethodGet && a.presigner != nil {
+		return a.redirect(r, stored)
 	}
 	var part *byteRange
 	if r.Method == http.MethodGet { // ranges are defined for nothing else
@@ -54,6 +58,20 @@ func (a *API) getBlob(r *request) (answer, error) {
 	header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.from, part.to, stored.Size))
 	result.status, result.length = http.StatusPartialContent, part.to-part.from+1
 	return result, nil
+}
+
+// redirectLifetime is how long the address of a redirect is good. It must be shorter than bytes stay behind their deletion.
+const redirectLifetime = 5 * time.Minute
+
+// redirect sends the client to the blob's bytes. A range goes along with it.
+func (a *API) redirect(r *request, stored domain.Blob) (answer, error) {
+	address, err := a.presigner.Presign(r.Context(), stored.Key, redirectLifetime)
+	if err != nil {
+		return answer{}, fmt.Errorf("blob %s: %w", stored.Digest, err)
+	}
+	return answer{status: http.StatusTemporaryRedirect, header: http.Header{
+		"Location": {address.String()}, "Docker-Content-Digest": {stored.Digest.String()}, "Cache-Control": {"no-store"},
+	}}, nil
 }
 
 // deleteBlob removes the repository's link to a blob.

@@ -3,138 +3,122 @@ package ociapi
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/registry/blob"
+	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
-// uploads knows whose each open upload is. An upload belongs to the caller who began it, in the repository where it was
-// begun: for everybody else it does not exist.
-type uploads struct {
-	blobs     blob.Store
-	now       func() time.Time
-	max       int
-	perCaller int
-	idle      time.Duration
+// renewal is how often a request that writes an upload says that it is alive.
+const renewal = core.UploadLease / 3
 
-	mu   sync.Mutex
-	open map[string]*upload
-}
-
-type upload struct {
-	name  domain.RepositoryName
-	owner owner
-	used  time.Time
-}
-
-// owner is what makes two callers the same, wherever they call from.
-type owner struct {
-	kind domain.CallerKind
-	name string
-}
-
-func ownerOf(caller domain.Caller) owner { return owner{kind: caller.Kind, name: caller.Name} }
-
-func newUploads(blobs blob.Store, now func() time.Time, limit int, idle time.Duration) *uploads {
-	return &uploads{blobs: blobs, now: now, max: limit, perCaller: max(1, limit/4), idle: idle, open: map[string]*upload{}}
-}
-
-// begin opens an upload. Too many open ones are refused with TOOMANYREQUESTS.
-func (u *uploads) begin(ctx context.Context, name domain.RepositoryName, caller domain.Caller) (string, error) {
-	if err := u.expire(ctx); err != nil {
-		return "", err
-	}
-	id := blob.NewUploadID()
-	if err := u.admit(id, name, ownerOf(caller)); err != nil {
-		return "", err
-	}
-	if err := u.blobs.Begin(ctx, id); err != nil {
-		u.end(id)
-		return "", err
-	}
-	return id, nil
-}
-
-func (u *uploads) admit(id string, name domain.RepositoryName, who owner) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	own := 0
-	for _, other := range u.open {
-		if other.owner == who {
-			own++
+// keep keeps an upload for this request until stop is called, however long a body takes. The context ends if another
+// request took the upload over all the same.
+func (a *API) keep(ctx context.Context, s core.UploadSession) (kept context.Context, stop func()) {
+	kept, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(a.renewal)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-kept.Done():
+				return
+			case <-ticker.C:
+				// Other errors pass, or the next record of the upload meets them too.
+				if err := a.core.RenewUpload(context.WithoutCancel(ctx), s); errors.Is(err, core.ErrUploadTaken) {
+					cancel(err)
+				}
+			}
 		}
-	}
-	if len(u.open) >= u.max || own >= u.perCaller {
-		return domain.Errorf(domain.CodeTooManyRequests, "too many uploads are open (%d, %d of them yours); finish or cancel some, then try again", len(u.open), own)
-	}
-	u.open[id] = &upload{name: name, owner: who, used: u.now()}
-	return nil
-}
-
-// touch checks that an upload is open for a caller, and begins its idle time anew.
-func (u *uploads) touch(id string, name domain.RepositoryName, caller domain.Caller) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	now := u.now()
-	open, ok := u.open[id]
-	if !ok || open.name != name || open.owner != ownerOf(caller) || now.Sub(open.used) >= u.idle {
-		return errUploadUnknown()
-	}
-	open.used = now
-	return nil
-}
-
-// renew begins an upload's idle time anew after a body that took however long it took.
-func (u *uploads) renew(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if open, ok := u.open[id]; ok {
-		open.used = u.now()
+	}()
+	return kept, func() {
+		cancel(nil)
+		<-done
 	}
 }
 
-// end forgets an upload that the blob store does not have any more.
-func (u *uploads) end(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.open, id)
-}
-
-// cancel drops an upload with its bytes.
-func (u *uploads) cancel(ctx context.Context, id string) error {
-	err := u.blobs.Cancel(ctx, id)
-	if errors.Is(err, blob.ErrBusy) {
-		return err
-	}
-	u.end(id)
-	if errors.Is(err, blob.ErrUnknown) {
+// receive appends the request's body to an upload that the request has. The session says how far that came, and after an
+// error it has been given back or ended.
+func (a *API) receive(r *request, s *core.UploadSession) error {
+	ctx, stop := a.keep(r.Context(), *s)
+	body := &body{Reader: r.Body}
+	var err error
+	s.Upload, err = a.blobs.Append(ctx, s.Upload, body, func(u domain.Upload) error {
+		safe := *s
+		safe.Upload = u
+		return a.core.SaveUpload(context.WithoutCancel(ctx), safe, false)
+	})
+	taken := context.Cause(ctx)
+	stop()
+	if err == nil {
 		return nil
+	}
+	if errors.Is(taken, core.ErrUploadTaken) {
+		return taken
+	}
+	left := r.Context().Err() != nil
+	if answer := a.putBack(r.Context(), *s, err); answer != nil {
+		return answer
+	}
+	if body.err != nil || left {
+		return domain.Errorf(domain.CodeBlobUploadInvalid, "the body ended early; the upload has %d bytes and can go on from there", s.Size)
 	}
 	return err
 }
 
-// expire drops the uploads that were idle for too long. One that is being written is not idle, however slow it is.
-func (u *uploads) expire(ctx context.Context) error {
-	var idle []string
-	u.mu.Lock()
-	now := u.now()
-	for id, open := range u.open {
-		if now.Sub(open.used) >= u.idle {
-			idle = append(idle, id)
-		}
+// putBack leaves an upload to other requests as it is after an error of the blob store, if it can go on. If it cannot it
+// is dropped, and putBack returns the answer for the client.
+func (a *API) putBack(ctx context.Context, s core.UploadSession, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	var answer error
+	switch {
+	case errors.Is(err, core.ErrUploadTaken):
+		return err
+	case errors.Is(err, blob.ErrUnknown):
+		answer = domain.Errorf(domain.CodeBlobUploadUnknown, "there is no such upload; begin a new one")
+	case errors.Is(err, blob.ErrTooLarge):
+		answer = domain.Errorf(domain.CodeSizeInvalid, "the blob store takes no blob of this size in pieces of this size; upload it in larger chunks, or in one")
+	case errors.Is(err, blob.ErrFull):
+		answer = &domain.Error{Code: domain.CodeUnavailable, Message: "the registry's disk is full and nothing was stored; free space or enlarge the volume, then try again", Cause: err}
+	default:
+		return a.core.SaveUpload(ctx, s, true)
 	}
-	u.mu.Unlock()
-	var errs []error
-	for _, id := range idle {
-		if err := u.cancel(ctx, id); err != nil && !errors.Is(err, blob.ErrBusy) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	a.drop(ctx, s)
+	return answer
 }
 
-func errUploadUnknown() *domain.Error {
-	return domain.Errorf(domain.CodeBlobUploadUnknown, "there is no such upload; begin a new one")
+// drop ends an upload that no client will go on with. If that fails it is for the expiry of uploads to do.
+func (a *API) drop(ctx context.Context, s core.UploadSession) {
+	if err := a.cancel(context.WithoutCancel(ctx), s); err != nil && !errors.Is(err, core.ErrUploadTaken) {
+		a.logger.ErrorContext(ctx, "cannot drop an upload", "upload", s.ID, "error", err)
+	}
+}
+
+// cancel drops the bytes of an upload that the caller has, then the upload.
+func (a *API) cancel(ctx context.Context, s core.UploadSession) error {
+	if err := a.blobs.Cancel(ctx, s.Upload); err != nil {
+		return err
+	}
+	return a.core.EndUpload(ctx, s)
+}
+
+// ExpireUploads drops the uploads that were idle for too long; of several replicas one drops each. Somebody has to call
+// it from time to time.
+func (a *API) ExpireUploads(ctx context.Context) {
+	for {
+		s, found, err := a.core.TakeIdleUpload(ctx)
+		switch {
+		case errors.Is(err, core.ErrUploadBusy): // another replica was quicker
+			continue
+		case err != nil:
+			a.logger.ErrorContext(ctx, "cannot look for idle uploads", "error", err)
+			return
+		case !found:
+			return
+		}
+		a.drop(ctx, s)
+	}
 }

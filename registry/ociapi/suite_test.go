@@ -114,6 +114,12 @@ type harness struct {
 // newHarness starts a registry. Changes may wrap what the API works with.
 func newHarness(changes ...func(*Options)) *harness {
 	GinkgoHelper()
+	return newHarnessOn(core.Options{}, changes...)
+}
+
+// newHarnessOn starts a registry on a core with other options.
+func newHarnessOn(coreOptions core.Options, changes ...func(*Options)) *harness {
+	GinkgoHelper()
 	h := &harness{dir: GinkgoT().TempDir(), clock: &clock{now: time.Date(2026, 3, 6, 10, 0, 0, 0, time.UTC)}, log: &bytes.Buffer{}}
 	quiet := slog.New(slog.DiscardHandler)
 	directory, err := blobfs.Lock(h.dir)
@@ -125,7 +131,8 @@ func newHarness(changes ...func(*Options)) *harness {
 	store, err := sqlite.Open(context.Background(), filepath.Join(h.dir, "tidelock.db"), quiet)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(store.Close)
-	h.core = core.New(store, core.Options{Logger: quiet})
+	coreOptions.Logger, coreOptions.Now = quiet, h.clock.Now
+	h.core = core.New(store, coreOptions)
 	background, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.core.Run(background) }()
@@ -133,7 +140,7 @@ func newHarness(changes ...func(*Options)) *harness {
 		stop()
 		Eventually(done).WithTimeout(10 * time.Second).Should(Receive(BeNil()))
 	})
-	options := Options{Core: h.core, Blobs: blobs, Auth: users{}, Logger: slog.New(slog.NewTextHandler(h.log, nil)), Now: h.clock.Now}
+	options := Options{Core: h.core, Blobs: blobs, Auth: users{}, Logger: slog.New(slog.NewTextHandler(h.log, nil))}
 	for _, change := range changes {
 		change(&options)
 	}

@@ -1,6 +1,7 @@
 package ociapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/blob"
+	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
@@ -32,27 +34,30 @@ func (a *API) postUpload(r *request) (answer, error) {
 		return answer{}, err
 	}
 	whole := query.Has("digest")
+	algorithm := digest.Algorithm(cmp.Or(query.Get("digest-algorithm"), string(digest.SHA256)))
 	var d digest.Digest
 	if whole {
 		var err error
 		if d, err = domain.ParseDigest(query.Get("digest")); err != nil {
 			return answer{}, err
 		}
+		algorithm = d.Algorithm()
 	}
-	id, err := a.uploads.begin(r.Context(), r.name, r.identity.Caller)
+	s, err := a.core.BeginUpload(r.Context(), r.identity.Caller, r.name, a.blobs.Begin(blob.NewUploadID(), algorithm), whole)
 	if err != nil {
 		return answer{}, err
 	}
 	if !whole {
-		result := uploadAnswer(http.StatusAccepted, r.name, id, 0)
+		result := uploadAnswer(http.StatusAccepted, r.name, s.Upload)
 		result.header.Set("Oci-Chunk-Min-Length", strconv.Itoa(chunkMinLength))
 		return result, nil
 	}
-	if _, err := a.receive(r, id, blob.End); err != nil {
+	if err := a.receive(r, &s); err != nil {
 		// The client was never told the id, so it cannot go on.
-		return answer{}, errors.Join(err, a.uploads.cancel(context.WithoutCancel(r.Context()), id))
+		a.drop(r.Context(), s)
+		return answer{}, err
 	}
-	return a.finish(r, id, d)
+	return a.finish(r, s, d)
 }
 
 // mount tries to link a blob of another repository, where ?mount= asks for it. If it is not to be had the client gets an
@@ -87,30 +92,26 @@ func checkAlgorithm(query url.Values) error {
 
 // getUpload tells how far an upload has come.
 func (a *API) getUpload(r *request) (answer, error) {
-	if err := a.uploads.touch(r.reference, r.name, r.identity.Caller); err != nil {
-		return answer{}, err
-	}
-	size, err := a.blobs.Size(r.Context(), r.reference)
+	upload, err := a.core.Upload(r.Context(), r.identity.Caller, r.name, r.reference)
 	if err != nil {
-		return answer{}, a.uploadError(r, err, size)
+		return answer{}, uploadError(err)
 	}
-	return uploadAnswer(http.StatusNoContent, r.name, r.reference, size), nil
+	return uploadAnswer(http.StatusNoContent, r.name, upload), nil
 }
 
 // patchUpload takes a chunk, or with no Content-Range all that follows as one stream.
 func (a *API) patchUpload(r *request) (answer, error) {
-	offset, err := chunkOffset(r.Request)
+	s, err := a.takeUpload(r, true)
 	if err != nil {
 		return answer{}, err
 	}
-	if err := a.uploads.touch(r.reference, r.name, r.identity.Caller); err != nil {
-		return answer{}, err
+	if err := a.receive(r, &s); err != nil {
+		return answer{}, uploadError(err)
 	}
-	size, err := a.receive(r, r.reference, offset)
-	if err != nil {
-		return answer{}, err
+	if err := a.core.SaveUpload(context.WithoutCancel(r.Context()), s, true); err != nil {
+		return answer{}, uploadError(err)
 	}
-	return uploadAnswer(http.StatusAccepted, r.name, r.reference, size), nil
+	return uploadAnswer(http.StatusAccepted, r.name, s.Upload), nil
 }
 
 // putUpload takes the last chunk, if there is one, and makes the upload a blob.
@@ -119,44 +120,55 @@ func (a *API) putUpload(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if err := a.uploads.touch(r.reference, r.name, r.identity.Caller); err != nil {
+	body := r.ContentLength != 0
+	s, err := a.takeUpload(r, body)
+	if err != nil {
 		return answer{}, err
 	}
-	if r.ContentLength != 0 {
-		offset, err := chunkOffset(r.Request)
-		if err != nil {
-			return answer{}, err
-		}
-		if _, err := a.receive(r, r.reference, offset); err != nil {
-			return answer{}, err
+	if body {
+		if err := a.receive(r, &s); err != nil {
+			return answer{}, uploadError(err)
 		}
 	}
-	return a.finish(r, r.reference, d)
+	return a.finish(r, s, d)
 }
 
 // deleteUpload cancels an upload.
 func (a *API) deleteUpload(r *request) (answer, error) {
-	if err := a.uploads.touch(r.reference, r.name, r.identity.Caller); err != nil {
+	s, err := a.takeUpload(r, false)
+	if err != nil {
 		return answer{}, err
 	}
-	if err := a.uploads.cancel(r.Context(), r.reference); err != nil {
-		return answer{}, a.uploadError(r, err, 0)
+	ctx := context.WithoutCancel(r.Context())
+	if err := a.cancel(ctx, s); err != nil {
+		return answer{}, uploadError(cmp.Or(a.putBack(ctx, s, err), err))
 	}
 	return answer{status: http.StatusNoContent}, nil
 }
 
-// receive appends the request's body to an upload.
-func (a *API) receive(r *request, id string, offset int64) (int64, error) {
-	body := &body{Reader: r.Body}
-	size, err := a.blobs.Append(r.Context(), id, offset, body)
-	a.uploads.renew(id)
-	if body.err != nil || r.Context().Err() != nil {
-		return size, domain.Errorf(domain.CodeBlobUploadInvalid, "the body ended early; the upload has %d bytes and can go on from there", size)
+// takeUpload takes the upload of the request's path for the request, which may have a chunk for it.
+func (a *API) takeUpload(r *request, chunk bool) (core.UploadSession, error) {
+	offset := int64(end)
+	if chunk {
+		var err error
+		if offset, err = chunkOffset(r.Request); err != nil {
+			return core.UploadSession{}, err
+		}
 	}
+	s, err := a.core.TakeUpload(r.Context(), r.identity.Caller, r.name, r.reference)
 	if err != nil {
-		return size, a.uploadError(r, err, size)
+		return s, uploadError(err)
 	}
-	return size, nil
+	if offset == end || offset == s.Size {
+		return s, nil
+	}
+	if err := a.core.SaveUpload(context.WithoutCancel(r.Context()), s, true); err != nil {
+		return s, uploadError(err)
+	}
+	return s, &failure{
+		status: http.StatusRequestedRangeNotSatisfiable, header: uploadAnswer(0, r.name, s.Upload).header,
+		cause: domain.Errorf(domain.CodeBlobUploadInvalid, "the chunk does not begin where the upload ends; it has %d bytes", s.Size),
+	}
 }
 
 // body remembers that it was the client, not the store, that failed.
@@ -173,28 +185,38 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// finish makes an upload a blob of the repository. Its bytes are durable before core hears of them, and the client hears
-// of them when core has committed.
-func (a *API) finish(r *request, id string, d digest.Digest) (answer, error) {
+// finish makes an upload that the request has a blob of the repository. Its bytes are durable before core hears of them,
+// and the client hears of them when core has committed.
+func (a *API) finish(r *request, s core.UploadSession, d digest.Digest) (answer, error) {
 	// From here a client that leaves changes nothing: an unknown outcome would leave bytes that nobody can remove.
 	ctx := context.WithoutCancel(r.Context())
-	stored, err := a.blobs.Commit(ctx, id, d)
-	switch {
-	case errors.Is(err, blob.ErrBusy):
-		return answer{}, a.uploadError(r, err, 0)
-	case errors.Is(err, blob.ErrMismatch):
+	_, stop := a.keep(ctx, s)
+	stored, err := a.blobs.Commit(ctx, s.Upload, d)
+	stop()
+	if errors.Is(err, blob.ErrMismatch) {
 		// Bytes are only ever appended, so these can never become right.
-		refusal := domain.Errorf(domain.CodeDigestInvalid, "the bytes that were uploaded do not have the digest %s; upload them again", d)
-		return answer{}, errors.Join(refusal, a.uploads.cancel(ctx, id))
-	case err != nil:
-		a.uploads.end(id)
-		return answer{}, a.uploadError(r, err, 0)
+		a.drop(ctx, s)
+		return answer{}, domain.Errorf(domain.CodeDigestInvalid, "the bytes that were uploaded do not have the digest %s; upload them again", d)
 	}
-	a.uploads.end(id)
-	kept, err := a.core.LinkBlob(ctx, r.identity.Caller, r.name, stored, r.create())
-	if err != nil && !refused(err) {
-		// Perhaps it was committed, so the bytes stay.
+	if err != nil {
+		if answered := a.putBack(ctx, s, err); answered != nil {
+			err = answered
+		}
+		return answer{}, uploadError(err)
+	}
+	kept, err := a.core.LinkUpload(ctx, r.identity.Caller, r.name, s, stored, r.create())
+	switch {
+	case errors.Is(err, core.ErrUploadTaken):
+		// Perhaps the other request has linked these bytes.
+		return answer{}, uploadError(err)
+	case err != nil && !refused(err):
+		// Perhaps it was committed, so the bytes stay. If not, the client can try again.
+		if saveErr := a.core.SaveUpload(ctx, s, true); saveErr != nil {
+			a.logger.WarnContext(ctx, "an upload waits until it is given back by time", "upload", s.ID, "error", saveErr)
+		}
 		return answer{}, err
+	case err != nil:
+		a.drop(ctx, s)
 	}
 	if err != nil || !kept {
 		if removeErr := a.blobs.Remove(ctx, stored.Key); removeErr != nil {
@@ -213,39 +235,34 @@ func refused(err error) bool {
 	return code != "" && code != domain.CodeUnavailable
 }
 
-// uploadError gives the store's errors their meaning for a client. Size is how many bytes the upload has.
-func (a *API) uploadError(r *request, err error, size int64) error {
-	switch {
-	case errors.Is(err, blob.ErrUnknown):
-		return errUploadUnknown()
-	case errors.Is(err, blob.ErrBusy):
-		return &failure{status: http.StatusConflict, cause: domain.Errorf(domain.CodeBlobUploadInvalid, "another request is writing this upload; ask for its status and go on from there")}
-	case errors.Is(err, blob.ErrOffset):
-		state := uploadAnswer(0, r.name, r.reference, size)
-		return &failure{
-			status: http.StatusRequestedRangeNotSatisfiable, header: state.header,
-			cause: domain.Errorf(domain.CodeBlobUploadInvalid, "the chunk does not begin where the upload ends; it has %d bytes", size),
-		}
+// uploadError gives the errors of two requests that meet at an upload their status.
+func uploadError(err error) error {
+	var known *domain.Error
+	if errors.As(err, &known) && (errors.Is(err, core.ErrUploadBusy) || errors.Is(err, core.ErrUploadTaken)) {
+		return &failure{status: http.StatusConflict, cause: known}
 	}
 	return err
 }
 
 // uploadAnswer tells a client where its upload is and how far it has come.
-func uploadAnswer(status int, name domain.RepositoryName, id string, size int64) answer {
+func uploadAnswer(status int, name domain.RepositoryName, upload domain.Upload) answer {
 	return answer{status: status, header: http.Header{
-		"Location": {"/v2/" + name.String() + "/blobs/uploads/" + id},
+		"Location": {"/v2/" + name.String() + "/blobs/uploads/" + upload.ID},
 		// For an empty upload the specification has no word; every registry says 0-0.
-		"Range":              {fmt.Sprintf("0-%d", max(0, size-1))},
-		"Docker-Upload-Uuid": {id},
+		"Range":              {fmt.Sprintf("0-%d", max(0, upload.Size-1))},
+		"Docker-Upload-Uuid": {upload.ID},
 	}}
 }
+
+// end is the offset of a chunk that goes behind what is there.
+const end = -1
 
 // chunkOffset reads where a chunk begins. The form is the specification's "first-last", not that of RFC 9110; without
 // the header the body goes behind what is there.
 func chunkOffset(r *http.Request) (int64, error) {
 	text := r.Header.Get("Content-Range")
 	if text == "" {
-		return blob.End, nil
+		return end, nil
 	}
 	first, last, _ := strings.Cut(text, "-")
 	from, fromOK := parseOffset(first)

@@ -210,6 +210,9 @@ var _ = Describe("uploads", func() {
 
 		It("and end when nobody asks for them for an hour", func() {
 			idle, used := h.begin(repo), h.begin(repo)
+			for _, location := range []string{idle, used} {
+				h.check(exchange{method: "PATCH", path: location, body: layer, status: 202})
+			}
 			h.clock.Advance(59 * time.Minute)
 			h.check(exchange{method: "GET", path: used, status: 204})
 			h.clock.Advance(time.Minute)
@@ -221,6 +224,7 @@ var _ = Describe("uploads", func() {
 		})
 
 		It("but not while a slow body comes in", func() {
+			h.renewal = time.Millisecond
 			location := h.begin(repo)
 			body, feed := io.Pipe()
 			r := httptest.NewRequest("PATCH", location, body)
@@ -233,6 +237,7 @@ var _ = Describe("uploads", func() {
 			_, err := feed.Write([]byte("0123"))
 			Expect(err).NotTo(HaveOccurred())
 			h.clock.Advance(2 * time.Hour)
+			Eventually(func() int { return h.do(exchange{method: "GET", path: location}).Code }).WithTimeout(10 * time.Second).Should(Equal(409))
 			h.ExpireUploads(context.Background())
 			h.check(exchange{method: "PATCH", path: h.begin(repo), body: "x", status: 202}) // another one is not in the way
 			Expect(feed.Close()).To(Succeed())
@@ -266,7 +271,7 @@ var _ = Describe("uploads", func() {
 		})
 
 		It("and are bounded, for each caller and for all", func() {
-			h = newHarness(func(o *Options) { o.MaxUploads = 8 })
+			h = newHarnessOn(core.Options{MaxUploads: 8})
 			full := func(as string, all, own int) exchange {
 				return exchange{as: as, method: "POST", path: repo + "/blobs/uploads/", status: 429, want: map[string]string{"Retry-After": "1"},
 					answer: refusal("TOOMANYREQUESTS", fmt.Sprintf("too many uploads are open (%d, %d of them yours); finish or cancel some, then try again", all, own))}
@@ -279,6 +284,8 @@ var _ = Describe("uploads", func() {
 			h.check(full("a", 8, 2))
 			h.check(full("e", 8, 0))
 			h.clock.Advance(time.Hour)
+			h.check(full("a", 8, 2))
+			h.ExpireUploads(context.Background())
 			h.begin(repo)
 		})
 	})
@@ -337,7 +344,7 @@ type linkless struct {
 	err error
 }
 
-func (l linkless) LinkBlob(context.Context, domain.Caller, domain.RepositoryName, domain.Blob, core.Create) (bool, error) {
+func (l linkless) LinkUpload(context.Context, domain.Caller, domain.RepositoryName, core.UploadSession, domain.Blob, core.Create) (bool, error) {
 	return false, l.err
 }
 
@@ -347,7 +354,7 @@ type leaving struct {
 	leave func()
 }
 
-func (l leaving) LinkBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, blob domain.Blob, create core.Create) (bool, error) {
+func (l leaving) LinkUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, s core.UploadSession, blob domain.Blob, create core.Create) (bool, error) {
 	l.leave()
-	return l.Core.LinkBlob(ctx, caller, name, blob, create)
+	return l.Core.LinkUpload(ctx, caller, name, s, blob, create)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing/iotest"
+	"time"
 
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
@@ -20,127 +21,179 @@ import (
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
-// DescribeStore adds the suite to the calling package's specs. Each spec opens a store of its own.
-func DescribeStore(text string, open func() blob.Store) bool {
+// DescribeStore adds the suite to the calling package's specs. Each spec opens a store of its own; reopen returns what
+// another process sees of the same bytes, after the first has gone.
+func DescribeStore(text string, open func() blob.Store, reopen func(blob.Store) blob.Store) bool {
 	return ginkgo.Describe(text, func() {
 		var t *specs
 		ginkgo.BeforeEach(func() { t = &specs{Store: open(), ctx: context.Background()} })
 
 		ginkgo.It("gives back what was stored, for both digests and any size", func() {
 			for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-				for _, size := range []int{0, 1, 256<<10 - 1, 256 << 10, 256<<10 + 1, 3<<20 + 7} {
+				for _, size := range []int{0, 1, 256<<10 - 1, 256 << 10, 256<<10 + 1, 3<<20 + 7, 5 << 20, 5<<20 + 1, 17<<20 + 3} {
 					content := random(size)
 					stored := t.put(algorithm.FromBytes(content), content)
 					gomega.Expect(stored.Size).To(gomega.BeEquivalentTo(size))
-					gomega.Expect(t.get(stored.Key)).To(gomega.Equal(content))
+					gomega.Expect(bytes.Equal(t.get(stored.Key), content)).To(gomega.BeTrue(), "%d bytes", size)
 				}
 			}
 		})
 
 		ginkgo.It("gives each upload of one digest a key of its own", func() {
-			content := random(100)
-			d := digest.FromBytes(content)
-			first, second := t.put(d, content), t.put(d, content)
-			gomega.Expect(first.Key).To(gomega.HavePrefix(d.String() + "."))
-			gomega.Expect(second.Key).NotTo(gomega.Equal(first.Key))
+			for _, size := range []int{100, 6 << 20} {
+				content := random(size)
+				d := digest.FromBytes(content)
+				first, second := t.put(d, content), t.put(d, content)
+				gomega.Expect(first.Key).To(gomega.HavePrefix(d.String() + "."))
+				gomega.Expect(second.Key).NotTo(gomega.Equal(first.Key))
 
-			gomega.Expect(t.Remove(t.ctx, first.Key)).To(gomega.Succeed())
-			gomega.Expect(t.get(second.Key)).To(gomega.Equal(content))
-			_, err := t.Open(t.ctx, first.Key)
-			gomega.Expect(err).To(gomega.MatchError(blob.ErrUnknown))
-			gomega.Expect(t.Remove(t.ctx, first.Key)).To(gomega.Succeed(), "removing again")
+				gomega.Expect(t.Remove(t.ctx, first.Key)).To(gomega.Succeed())
+				gomega.Expect(bytes.Equal(t.get(second.Key), content)).To(gomega.BeTrue())
+				_, err := t.Open(t.ctx, first.Key)
+				gomega.Expect(err).To(gomega.MatchError(blob.ErrUnknown))
+				gomega.Expect(t.Remove(t.ctx, first.Key)).To(gomega.Succeed(), "removing again")
+			}
 		})
 
-		ginkgo.It("takes an upload in pieces and refuses a piece at another offset", func() {
-			id := t.begin()
-			size, err := t.Append(t.ctx, id, 0, strings.NewReader("tide"))
-			gomega.Expect(size, err).To(gomega.BeEquivalentTo(4))
-			for _, offset := range []int64{0, 3, 5} {
-				size, err = t.Append(t.ctx, id, offset, strings.NewReader("xx"))
-				gomega.Expect(err).To(gomega.MatchError(blob.ErrOffset))
-				gomega.Expect(size).To(gomega.BeEquivalentTo(4))
-			}
-			gomega.Expect(t.Append(t.ctx, id, 4, strings.NewReader("lo"))).To(gomega.BeEquivalentTo(6))
-			gomega.Expect(t.Append(t.ctx, id, blob.End, strings.NewReader("ck"))).To(gomega.BeEquivalentTo(8))
-			gomega.Expect(t.Size(t.ctx, id)).To(gomega.BeEquivalentTo(8))
+		ginkgo.It("lists the keys that have bytes, with their times, and no open upload", func() {
+			gomega.Expect(t.keys()).To(gomega.BeEmpty())
+			begin := time.Now().Add(-2 * time.Second) // stores may know whole seconds only
+			small, large := t.put(digest.FromString("tide"), []byte("tide")), random(6<<20)
+			stored := t.put(digest.SHA512.FromBytes(large), large)
+			t.append(t.begin(), bytes.NewReader(large))
+			gone := t.put(digest.FromString("lock"), []byte("lock"))
+			gomega.Expect(t.Remove(t.ctx, gone.Key)).To(gomega.Succeed())
 
-			stored, err := t.Commit(t.ctx, id, digest.FromString("tidelock"))
+			keys := t.keys()
+			gomega.Expect(keys).To(gomega.And(gomega.HaveLen(2), gomega.HaveKey(small.Key), gomega.HaveKey(stored.Key)))
+			for _, modified := range keys {
+				gomega.Expect(modified).To(gomega.And(gomega.BeTemporally(">=", begin), gomega.BeTemporally("<=", time.Now().Add(2*time.Second))))
+			}
+			enough := errors.New("enough")
+			gomega.Expect(t.Keys(t.ctx, func(string, time.Time) error { return enough })).To(gomega.MatchError(enough))
+		})
+
+		ginkgo.DescribeTable("takes an upload in pieces, here and in another process", func(elsewhere bool, sizes ...int) {
+			u, content := t.begin(), []byte(nil)
+			for _, size := range sizes {
+				piece := random(size)
+				content = append(content, piece...)
+				u = t.append(u, bytes.NewReader(piece))
+				gomega.Expect(u.Size).To(gomega.BeEquivalentTo(len(content)))
+				if elsewhere {
+					t.Store = reopen(t.Store)
+				}
+			}
+			stored, err := t.Commit(t.ctx, u, digest.FromBytes(content))
+			gomega.Expect(err).NotTo(gomega.HaveOccurred())
+			gomega.Expect(bytes.Equal(t.get(stored.Key), content)).To(gomega.BeTrue())
+		},
+			ginkgo.Entry("small ones", false, 4, 2, 2),
+			ginkgo.Entry("small ones elsewhere", true, 4, 2, 2),
+			ginkgo.Entry("around 5 MiB", false, 5<<20-1, 1, 5<<20, 1, 6<<20, 7),
+			ginkgo.Entry("around 5 MiB elsewhere", true, 5<<20-1, 1, 5<<20, 1, 6<<20, 7),
+		)
+
+		ginkgo.It("keeps what a broken reader gave, so that the upload can go on", func() {
+			content := random(9 << 20)
+			broken := errors.New("connection reset")
+			u, err := t.Append(t.ctx, t.begin(), io.MultiReader(bytes.NewReader(content[:600<<10]), iotest.ErrReader(broken)), saved)
+			gomega.Expect(err).To(gomega.MatchError(broken))
+			gomega.Expect(u.Size).To(gomega.BeEquivalentTo(600 << 10))
+			u, err = t.Append(t.ctx, u, io.MultiReader(bytes.NewReader(content[600<<10:7<<20]), iotest.ErrReader(io.ErrUnexpectedEOF)), saved)
+			gomega.Expect(err).To(gomega.MatchError(io.ErrUnexpectedEOF))
+			gomega.Expect(u.Size).To(gomega.BeEquivalentTo(7 << 20))
+			u = t.append(u, bytes.NewReader(content[u.Size:]))
+			stored, err := t.Commit(t.ctx, u, digest.FromBytes(content))
+			gomega.Expect(err).NotTo(gomega.HaveOccurred())
+			gomega.Expect(bytes.Equal(t.get(stored.Key), content)).To(gomega.BeTrue())
+		})
+
+		ginkgo.It("goes on from an older state of an upload", func() {
+			old := t.append(t.begin(), strings.NewReader("tide"))
+			t.append(old, strings.NewReader("wash")) // which was never recorded
+			u := t.append(old, strings.NewReader("lock"))
+			stored, err := t.Commit(t.ctx, u, digest.FromString("tidelock"))
 			gomega.Expect(err).NotTo(gomega.HaveOccurred())
 			gomega.Expect(t.get(stored.Key)).To(gomega.BeEquivalentTo("tidelock"))
 		})
 
-		ginkgo.It("keeps what a broken reader gave, so that the upload can go on", func() {
-			content := random(700 << 10)
-			id := t.begin()
-			broken := errors.New("connection reset")
-			size, err := t.Append(t.ctx, id, 0, io.MultiReader(bytes.NewReader(content[:600<<10]), iotest.ErrReader(broken)))
-			gomega.Expect(err).To(gomega.MatchError(broken))
-			gomega.Expect(size).To(gomega.BeEquivalentTo(600 << 10))
-			size, err = t.Append(t.ctx, id, size, io.MultiReader(bytes.NewReader(content[600<<10:650<<10]), iotest.ErrReader(io.ErrUnexpectedEOF)))
-			gomega.Expect(err).To(gomega.MatchError(io.ErrUnexpectedEOF))
-			gomega.Expect(t.Append(t.ctx, id, size, bytes.NewReader(content[size:]))).To(gomega.BeEquivalentTo(len(content)))
-			stored, err := t.Commit(t.ctx, id, digest.FromBytes(content))
-			gomega.Expect(err).NotTo(gomega.HaveOccurred())
-			gomega.Expect(t.get(stored.Key)).To(gomega.Equal(content))
-		})
-
-		ginkgo.DescribeTable("refuses another digest and leaves the upload as it was", func(algorithm digest.Algorithm) {
-			id := t.begin()
-			gomega.Expect(t.Append(t.ctx, id, 0, strings.NewReader("tide"))).To(gomega.BeEquivalentTo(4))
-			_, err := t.Commit(t.ctx, id, algorithm.FromString("other"))
+		ginkgo.DescribeTable("refuses another digest, and takes the right one after that", func(algorithm digest.Algorithm, size int) {
+			content := random(size)
+			u := t.append(t.begin(), bytes.NewReader(content))
+			_, err := t.Commit(t.ctx, u, algorithm.FromString("other"))
 			gomega.Expect(err).To(gomega.MatchError(blob.ErrMismatch))
-			_, err = t.Commit(t.ctx, id, algorithm.FromString("tide"))
+			stored, err := t.Commit(t.ctx, u, algorithm.FromBytes(content))
 			gomega.Expect(err).NotTo(gomega.HaveOccurred())
+			gomega.Expect(bytes.Equal(t.get(stored.Key), content)).To(gomega.BeTrue())
+			gomega.Expect(t.keys()).To(gomega.HaveLen(1))
 		},
-			ginkgo.Entry("sha256", digest.SHA256),
-			ginkgo.Entry("sha512", digest.SHA512),
+			ginkgo.Entry("sha256", digest.SHA256, 4),
+			ginkgo.Entry("sha512", digest.SHA512, 4),
+			ginkgo.Entry("sha256 of 6 MiB", digest.SHA256, 6<<20),
+			ginkgo.Entry("sha512 of 6 MiB", digest.SHA512, 6<<20),
 		)
 
-		ginkgo.It("knows no upload that was never begun, is committed or cancelled", func() {
-			committed, cancelled := t.begin(), t.begin()
-			_, err := t.Commit(t.ctx, committed, digest.FromString(""))
+		ginkgo.DescribeTable("makes the same blob again when a commit is repeated, and nothing of other bytes", func(size int) {
+			content := random(size)
+			u := t.append(t.begin(), bytes.NewReader(content))
+			_, err := t.Commit(t.ctx, u, digest.FromBytes(content))
 			gomega.Expect(err).NotTo(gomega.HaveOccurred())
-			gomega.Expect(t.Cancel(t.ctx, cancelled)).To(gomega.Succeed())
-			for _, id := range []string{committed, cancelled, blob.NewUploadID(), "../../lock"} {
-				_, err := t.Append(t.ctx, id, 0, strings.NewReader("x"))
-				gomega.Expect(err).To(gomega.MatchError(blob.ErrUnknown))
-				_, err = t.Size(t.ctx, id)
-				gomega.Expect(err).To(gomega.MatchError(blob.ErrUnknown))
-				_, err = t.Commit(t.ctx, id, digest.FromString(""))
-				gomega.Expect(err).To(gomega.MatchError(blob.ErrUnknown))
-				gomega.Expect(t.Cancel(t.ctx, id)).To(gomega.MatchError(blob.ErrUnknown))
+			t.Store = reopen(t.Store)
+			stored, err := t.Commit(t.ctx, u, digest.FromBytes(content))
+			gomega.Expect(err).NotTo(gomega.HaveOccurred())
+			gomega.Expect(bytes.Equal(t.get(stored.Key), content)).To(gomega.BeTrue())
+		},
+			ginkgo.Entry("nothing", 0),
+			ginkgo.Entry("4 bytes", 4),
+			ginkgo.Entry("6 MiB", 6<<20),
+			ginkgo.Entry("11 MiB", 11<<20),
+		)
+
+		ginkgo.DescribeTable("keeps the hash of either algorithm while an upload moves", func(announced, used digest.Algorithm) {
+			content := random(7 << 20)
+			u := t.Begin(blob.NewUploadID(), announced)
+			for _, piece := range [][]byte{content[:1<<20], content[1<<20 : 6<<20], content[6<<20:]} {
+				u = t.append(u, bytes.NewReader(piece))
+				t.Store = reopen(t.Store)
 			}
-		})
-
-		ginkgo.It("lets one call at a time write an upload", func() {
-			id := t.begin()
-			body, feed := io.Pipe()
-			done := make(chan error)
-			go func() {
-				_, err := t.Append(t.ctx, id, 0, body)
-				done <- err
-			}()
-			_, err := feed.Write([]byte("tide")) // returns when Append has read it
+			stored, err := t.Commit(t.ctx, u, used.FromBytes(content))
 			gomega.Expect(err).NotTo(gomega.HaveOccurred())
+			gomega.Expect(bytes.Equal(t.get(stored.Key), content)).To(gomega.BeTrue())
+		},
+			ginkgo.Entry(nil, digest.SHA256, digest.SHA256),
+			ginkgo.Entry(nil, digest.SHA256, digest.SHA512),
+			ginkgo.Entry(nil, digest.SHA512, digest.SHA512),
+			ginkgo.Entry(nil, digest.SHA512, digest.SHA256),
+		)
 
-			_, err = t.Append(t.ctx, id, blob.End, strings.NewReader("x"))
-			gomega.Expect(err).To(gomega.MatchError(blob.ErrBusy))
-			_, err = t.Commit(t.ctx, id, digest.FromString("tide"))
-			gomega.Expect(err).To(gomega.MatchError(blob.ErrBusy))
-			gomega.Expect(t.Cancel(t.ctx, id)).To(gomega.MatchError(blob.ErrBusy))
+		ginkgo.DescribeTable("drops the bytes of an upload that is cancelled", func(size int) {
+			u := t.append(t.begin(), bytes.NewReader(random(size)))
+			gomega.Expect(t.Cancel(t.ctx, u)).To(gomega.Succeed())
+			gomega.Expect(t.Cancel(t.ctx, u)).To(gomega.Succeed(), "cancelling again")
+			gomega.Expect(t.keys()).To(gomega.BeEmpty())
+		},
+			ginkgo.Entry("nothing", 0),
+			ginkgo.Entry("4 bytes", 4),
+			ginkgo.Entry("6 MiB", 6<<20),
+		)
 
-			gomega.Expect(feed.Close()).To(gomega.Succeed())
-			gomega.Expect(<-done).To(gomega.Succeed())
-			gomega.Expect(t.Size(t.ctx, id)).To(gomega.BeEquivalentTo(4))
+		ginkgo.It("knows an upload no more whose bytes are gone", func() {
+			u := t.append(t.begin(), bytes.NewReader(random(6<<20)))
+			gomega.Expect(t.Cancel(t.ctx, u)).To(gomega.Succeed())
+			_, err := t.Append(t.ctx, u, bytes.NewReader(random(6<<20)), saved)
+			gomega.Expect(err).To(gomega.MatchError(blob.ErrUnknown))
+			_, err = t.Commit(t.ctx, u, digest.FromString(""))
+			gomega.Expect(err).To(gomega.Or(gomega.MatchError(blob.ErrUnknown), gomega.MatchError(blob.ErrMismatch)))
 		})
 
 		ginkgo.It("stops writing when the request ends", func() {
 			ctx, cancel := context.WithCancel(t.ctx)
-			id := t.begin()
-			_, err := t.Append(ctx, id, 0, io.MultiReader(bytes.NewReader(random(256<<10)), readerFunc(func(p []byte) (int, error) {
+			defer cancel()
+			_, err := t.Append(ctx, t.begin(), io.MultiReader(bytes.NewReader(random(256<<10)), readerFunc(func(p []byte) (int, error) {
 				cancel()
 				return len(p), nil
-			})))
+			})), saved)
 			gomega.Expect(err).To(gomega.MatchError(context.Canceled))
 		})
 
@@ -187,21 +240,37 @@ type specs struct {
 	ctx context.Context
 }
 
-func (t *specs) begin() string {
+// saved is for specs in which every process lives.
+func saved(domain.Upload) error { return nil }
+
+func (t *specs) begin() domain.Upload { return t.Begin(blob.NewUploadID(), digest.SHA256) }
+
+func (t *specs) append(u domain.Upload, r io.Reader) domain.Upload {
 	ginkgo.GinkgoHelper()
-	id := blob.NewUploadID()
-	gomega.Expect(t.Begin(t.ctx, id)).To(gomega.Succeed())
-	return id
+	u, err := t.Append(t.ctx, u, r, saved)
+	gomega.Expect(err).NotTo(gomega.HaveOccurred())
+	return u
 }
 
 func (t *specs) put(d digest.Digest, content []byte) domain.Blob {
 	ginkgo.GinkgoHelper()
-	id := t.begin()
-	gomega.Expect(t.Append(t.ctx, id, 0, bytes.NewReader(content))).To(gomega.BeEquivalentTo(len(content)))
-	stored, err := t.Commit(t.ctx, id, d)
+	u := t.append(t.Begin(blob.NewUploadID(), d.Algorithm()), bytes.NewReader(content))
+	gomega.Expect(u.Size).To(gomega.BeEquivalentTo(len(content)))
+	stored, err := t.Commit(t.ctx, u, d)
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
 	gomega.Expect(stored.Digest).To(gomega.Equal(d))
 	return stored
+}
+
+func (t *specs) keys() map[string]time.Time {
+	ginkgo.GinkgoHelper()
+	keys := map[string]time.Time{}
+	gomega.Expect(t.Keys(t.ctx, func(key string, modified time.Time) error {
+		gomega.Expect(keys).NotTo(gomega.HaveKey(key))
+		keys[key] = modified
+		return nil
+	})).To(gomega.Succeed())
+	return keys
 }
 
 func (t *specs) get(key string) []byte {

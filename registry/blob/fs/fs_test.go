@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +14,11 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/tidelock/tidelock/registry/blob"
 	"github.com/tidelock/tidelock/registry/blob/blobtest"
+	"github.com/tidelock/tidelock/registry/domain"
 )
 
 func TestFS(t *testing.T) {
@@ -51,6 +54,14 @@ var _ = blobtest.DescribeStore("the file store", func() blob.Store {
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(store.Close)
 	return store
+}, func(store blob.Store) blob.Store {
+	GinkgoHelper()
+	first := store.(*Store)
+	Expect(first.Close()).To(Succeed())
+	second, err := open(&Directory{path: first.root}, first.disk)
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(second.Close)
+	return second
 })
 
 var _ = Describe("the data directory", func() {
@@ -92,20 +103,23 @@ var _ = Describe("the data directory", func() {
 		Expect(err).To(MatchError(ContainSubstring("not a directory")))
 	})
 
-	It("keeps blobs and loses unfinished uploads over a crash", func() {
+	It("keeps blobs and open uploads over a crash, and nothing of uploads that are not open", func() {
 		ctx := context.Background()
 		path := GinkgoT().TempDir()
 		dir, err := Lock(path)
 		Expect(err).NotTo(HaveOccurred())
 		store, err := Open(dir)
 		Expect(err).NotTo(HaveOccurred())
-		done, open := blob.NewUploadID(), blob.NewUploadID()
-		for _, id := range []string{done, open} {
-			Expect(store.Begin(ctx, id)).To(Succeed())
-			Expect(store.Append(ctx, id, 0, strings.NewReader("tide"))).To(BeEquivalentTo(4))
+		upload := func() domain.Upload {
+			u, err := store.Append(ctx, store.Begin(blob.NewUploadID(), digest.SHA256), strings.NewReader("tide"), nil)
+			Expect(err).NotTo(HaveOccurred())
+			return u
 		}
+		done, open, ended := upload(), upload(), upload()
 		stored, err := store.Commit(ctx, done, digest.FromString("tide"))
 		Expect(err).NotTo(HaveOccurred())
+		// What the crash cut off: bytes that nobody was told of.
+		Expect(os.WriteFile(filepath.Join(path, "uploads", open.ID), []byte("tidewash"), 0o600)).To(Succeed())
 		Expect(dir.Release()).To(Succeed()) // the kernel does as much for a process that is killed
 
 		dir, err = Lock(path)
@@ -113,9 +127,39 @@ var _ = Describe("the data directory", func() {
 		DeferCleanup(dir.Release)
 		store, err = Open(dir)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(files(path)).To(ConsistOf("lock", "blobs/sha256/"+stored.Digest.Encoded()[:2]+"/"+stored.Digest.Encoded()+"."+done))
-		_, err = store.Size(ctx, open)
+		DeferCleanup(store.Close)
+		Expect(store.Prune(func(id string) (bool, error) { return id == open.ID, nil })).To(Succeed())
+		first := "blobs/sha256/" + stored.Digest.Encoded()[:2] + "/" + stored.Digest.Encoded() + "."
+		Expect(files(path)).To(ConsistOf("lock", first+done.ID, "uploads/"+open.ID))
+		_, err = store.Append(ctx, ended, strings.NewReader("lock"), nil)
 		Expect(err).To(MatchError(blob.ErrUnknown))
+
+		open, err = store.Append(ctx, open, strings.NewReader("lock"), nil)
+		Expect(err).NotTo(HaveOccurred())
+		stored, err = store.Commit(ctx, open, digest.FromString("tidelock"))
+		Expect(err).NotTo(HaveOccurred())
+		r, err := store.Open(ctx, stored.Key)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(io.ReadAll(r)).To(BeEquivalentTo("tidelock"))
+		Expect(r.Close()).To(Succeed())
+	})
+
+	It("does not believe that bytes are there which the power took", func() {
+		ctx, dir := context.Background(), tempDirectory()
+		for _, left := range []string{"ti", "\x00\x00\x00\x00"} {
+			store, err := Open(dir)
+			Expect(err).NotTo(HaveOccurred())
+			u, err := store.Append(ctx, store.Begin(blob.NewUploadID(), digest.SHA256), strings.NewReader("tide"), nil)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(store.Close()).To(Succeed())
+			Expect(os.WriteFile(filepath.Join(dir.Path(), "uploads", u.ID), []byte(left), 0o600)).To(Succeed())
+
+			store, err = Open(dir)
+			Expect(err).NotTo(HaveOccurred())
+			_, err = store.Commit(ctx, u, digest.FromString("tide"))
+			Expect(err).To(Or(MatchError(blob.ErrUnknown), MatchError(blob.ErrMismatch)))
+			Expect(store.Close()).To(Succeed())
+		}
 	})
 })
 
@@ -131,7 +175,7 @@ var _ = Describe("durability", func() {
 		synced, broken = nil, ""
 		dir = tempDirectory()
 		var err error
-		store, err = open(dir, func(f *os.File) error {
+		store, err = open(dir, disk{write: (*os.File).WriteAt, sync: func(f *os.File) error {
 			mu.Lock()
 			defer mu.Unlock()
 			name, err := filepath.Rel(dir.Path(), f.Name())
@@ -143,18 +187,17 @@ var _ = Describe("durability", func() {
 				return fmt.Errorf("fsync %s: input/output error", name)
 			}
 			return nil
-		})
+		}})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(store.Close)
 	})
-	commit := func(content string) (string, error) {
+	commit := func(content string) (domain.Upload, error) {
 		GinkgoHelper()
-		ctx, id := context.Background(), blob.NewUploadID()
-		Expect(store.Begin(ctx, id)).To(Succeed())
-		Expect(store.Append(ctx, id, 0, strings.NewReader(content))).To(BeEquivalentTo(len(content)))
+		u, err := store.Append(context.Background(), store.Begin(blob.NewUploadID(), digest.SHA256), strings.NewReader(content), nil)
+		Expect(err).NotTo(HaveOccurred())
 		synced = nil
-		_, err := store.Commit(ctx, id, digest.FromString(content))
-		return id, err
+		_, err = store.Commit(context.Background(), u, digest.FromString(content))
+		return u, err
 	}
 
 	It("syncs the directories that it makes", func() {
@@ -163,12 +206,12 @@ var _ = Describe("durability", func() {
 
 	It("syncs the file, a new directory's parent, and the directory, before it answers", func() {
 		shard := "blobs/sha256/" + digest.FromString("tide").Encoded()[:2]
-		id, err := commit("tide")
+		u, err := commit("tide")
 		Expect(err).NotTo(HaveOccurred())
-		Expect(synced).To(Equal([]string{"uploads/" + id, "blobs/sha256", shard}))
-		id, err = commit("tide")
+		Expect(synced).To(Equal([]string{"uploads/" + u.ID, "blobs/sha256", shard}))
+		u, err = commit("tide")
 		Expect(err).NotTo(HaveOccurred())
-		Expect(synced).To(Equal([]string{"uploads/" + id, shard}))
+		Expect(synced).To(Equal([]string{"uploads/" + u.ID, shard}))
 	})
 
 	It("syncs the parent of a directory that another process made and may not have synced", func() {
@@ -181,10 +224,46 @@ var _ = Describe("durability", func() {
 
 	It("leaves nothing of a blob that could not be made durable", func() {
 		broken = "blobs/sha256/" + digest.FromString("tide").Encoded()[:2]
-		id, err := commit("tide")
+		u, err := commit("tide")
 		Expect(err).To(MatchError(ContainSubstring("input/output error")))
 		Expect(files(dir.Path())).To(ConsistOf("lock"))
-		Expect(store.Cancel(context.Background(), id)).To(MatchError(blob.ErrUnknown))
+		_, err = store.Commit(context.Background(), u, digest.FromString("tide"))
+		Expect(err).To(MatchError(blob.ErrUnknown))
+	})
+
+	It("syncs the directory once more for a commit that is repeated", func() {
+		u, err := commit("tide")
+		Expect(err).NotTo(HaveOccurred())
+		synced = nil
+		_, err = store.Commit(context.Background(), u, digest.FromString("tide"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(synced).To(Equal([]string{"blobs/sha256/" + digest.FromString("tide").Encoded()[:2]}))
+	})
+
+	DescribeTable("says that the disk is full, and gives the room back", func(full error) {
+		room := 1 << 20
+		store.disk.write = func(f *os.File, p []byte, at int64) (int, error) {
+			if at+int64(len(p)) > int64(room) {
+				n, _ := f.WriteAt(p[:len(p)/2], at)
+				return n, &os.PathError{Op: "write", Path: f.Name(), Err: full}
+			}
+			return f.WriteAt(p, at)
+		}
+		u, err := store.Append(context.Background(), store.Begin(blob.NewUploadID(), digest.SHA256), strings.NewReader(strings.Repeat("x", 2*room)), nil)
+		Expect(err).To(MatchError(blob.ErrFull))
+		Expect(files(dir.Path())).To(ConsistOf("lock"))
+		_, err = store.Append(context.Background(), u, strings.NewReader("x"), nil)
+		Expect(err).To(MatchError(blob.ErrUnknown))
+	},
+		Entry("with nothing left on the disk", unix.ENOSPC),
+		Entry("with nothing left of the quota", unix.EDQUOT),
+	)
+
+	It("says that the disk is full where only the fsync finds out", func() {
+		store.disk.sync = func(*os.File) error { return unix.ENOSPC }
+		_, err := commit("tide")
+		Expect(err).To(MatchError(blob.ErrFull))
+		Expect(files(dir.Path())).To(ConsistOf("lock"))
 	})
 })
 

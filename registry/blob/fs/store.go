@@ -1,26 +1,28 @@
 // Package fs is the embedded blob store: files below one data directory.
 //
 //	DIR/lock                                      held while a process uses the directory; its process id
-//	DIR/uploads/<upload id>                       an upload that goes on; removed at start
+//	DIR/uploads/<upload id>                       an open upload
 //	DIR/blobs/<algorithm>/<2 digits>/<hex>.<id>   a blob: the key is "<algorithm>:<hex>.<id>", the upload's id is <id>,
 //	                                              the directory the first two digits of <hex>
 //
-// An upload is known to the process that began it, and ends with it. A blob is there, under its name, only when all of
-// its bytes are on disk.
+// A blob is there, under its name, only when all of its bytes are on disk. An upload's bytes may be lost with the power:
+// a process that did not write them itself reads them again before it goes on with them.
 package fs
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/tidelock/tidelock/registry/blob"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -33,54 +35,70 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // Store is a blob.Store on files.
 type Store struct {
-	root string
-	sync func(*os.File) error
-
-	mu      sync.Mutex
-	uploads map[string]*upload
+	root  string
+	disk  disk
+	mu    sync.Mutex
+	files map[string]*upload // the uploads that this process writes, by id
 
 	// durable holds the directories that are known to survive a loss of power.
 	durable sync.Map
 }
 
-// upload is one upload. Its file stays open until the end, so that no write error can get lost between two requests.
-type upload struct {
-	mu   sync.Mutex
-	file *os.File
-	hash hash.Hash // SHA-256 of the first size bytes
-	size int64
-	over bool
+// disk is what may fail for want of a disk.
+type disk struct {
+	write func(*os.File, []byte, int64) (int, error)
+	sync  func(*os.File) error
 }
 
-// Open opens the store in a data directory, which stays locked as long as the store is used. Uploads that an earlier
-// process left are removed.
-func Open(dir *Directory) (*Store, error) { return open(dir, (*os.File).Sync) }
+// upload is the file of an upload. It stays open until the end, so that no write error can get lost between two requests.
+type upload struct {
+	file *os.File
+	hash hash.Hash // of the first size bytes, by algorithm
+	size int64
 
-func open(dir *Directory, sync func(*os.File) error) (*Store, error) {
-	s := &Store{root: dir.Path(), sync: sync, uploads: map[string]*upload{}}
-	leftovers, err := os.ReadDir(s.uploadPath(""))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("blob store: %w", err)
-	}
-	for _, leftover := range leftovers {
-		if err := os.RemoveAll(s.uploadPath(leftover.Name())); err != nil {
-			return nil, fmt.Errorf("blob store: removing an unfinished upload: %w", err)
-		}
-	}
+	algorithm digest.Algorithm
+}
+
+// Open opens the store in a data directory, which stays locked as long as the store is used.
+func Open(dir *Directory) (*Store, error) {
+	return open(dir, disk{write: (*os.File).WriteAt, sync: (*os.File).Sync})
+}
+
+func open(dir *Directory, disk disk) (*Store, error) {
+	s := &Store{root: dir.Path(), disk: disk, files: map[string]*upload{}}
 	for _, path := range []string{s.uploadPath(""), filepath.Join(s.root, "blobs", "sha256"), filepath.Join(s.root, "blobs", "sha512")} {
-		if err := makeDirectories(path, s.sync); err != nil {
+		if err := makeDirectories(path, disk.sync); err != nil {
 			return nil, fmt.Errorf("blob store: %w", err)
 		}
 	}
 	return s, nil
 }
 
-// Close drops the uploads that go on. No call may be running or follow.
+// Prune removes what an earlier process left of uploads that are not open any more.
+func (s *Store) Prune(isOpen func(id string) (bool, error)) error {
+	leftovers, err := os.ReadDir(s.uploadPath(""))
+	if err != nil {
+		return fmt.Errorf("blob store: %w", err)
+	}
+	for _, leftover := range leftovers {
+		keep, err := isOpen(leftover.Name())
+		if err == nil && !keep {
+			err = os.RemoveAll(s.uploadPath(leftover.Name()))
+		}
+		if err != nil {
+			return fmt.Errorf("blob store: removing an upload that is not open: %w", err)
+		}
+	}
+	return nil
+}
+
+// Close closes the files of open uploads. No call may be running or follow.
 func (s *Store) Close() error {
 	var errs []error
-	for id := range s.uploads {
-		errs = append(errs, s.Cancel(context.Background(), id))
+	for _, f := range s.files {
+		errs = append(errs, f.file.Close())
 	}
+	s.files = map[string]*upload{}
 	return errors.Join(errs...)
 }
 
@@ -90,62 +108,89 @@ func (s *Store) blobPath(d digest.Digest, id string) string {
 	return filepath.Join(s.root, "blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded()+"."+id)
 }
 
-// Begin implements blob.Store.
-func (s *Store) Begin(_ context.Context, id string) error {
-	if !blob.ValidUploadID(id) {
-		return fmt.Errorf("upload id %q is malformed", id)
-	}
-	file, err := os.OpenFile(s.uploadPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+func (s *Store) path(key string) (string, error) {
+	d, id, err := blob.ParseKey(key)
 	if err != nil {
-		return fmt.Errorf("beginning an upload: %w", err)
+		return "", err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uploads[id] = &upload{file: file, hash: sha256.New()}
-	return nil
+	return s.blobPath(d, id), nil
 }
 
-// acquire returns an upload for the caller alone; it must unlock it.
-func (s *Store) acquire(id string) (*upload, error) {
+// Begin implements blob.Store. The file is made by the first write.
+func (s *Store) Begin(id string, algorithm digest.Algorithm) domain.Upload {
+	return domain.Upload{ID: id, State: []byte(algorithm)}
+}
+
+// load returns the file of an upload. If it is not what this process has just written, its bytes are read and hashed.
+func (s *Store) load(u domain.Upload) (*upload, error) {
+	if !blob.ValidUploadID(u.ID) {
+		return nil, fmt.Errorf("upload id %q is malformed", u.ID)
+	}
 	s.mu.Lock()
-	u, ok := s.uploads[id]
+	known := s.files[u.ID]
 	s.mu.Unlock()
-	if !ok {
+	if known != nil && known.size == u.Size {
+		return known, nil
+	}
+	algorithm := digest.Algorithm(u.State)
+	if !algorithm.Available() {
+		return nil, fmt.Errorf("upload %s has the unknown algorithm %q", u.ID, algorithm)
+	}
+	flags := os.O_RDWR
+	if u.Size == 0 {
+		flags |= os.O_CREATE
+	}
+	file, err := os.OpenFile(s.uploadPath(u.ID), flags, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil, blob.ErrUnknown
 	}
-	if !u.mu.TryLock() {
-		return nil, blob.ErrBusy
-	}
-	if u.over { // ended between the two locks
-		u.mu.Unlock()
-		return nil, blob.ErrUnknown
-	}
-	return u, nil
-}
-
-// forget ends an upload that the caller has acquired.
-func (s *Store) forget(id string, u *upload) error {
-	s.mu.Lock()
-	delete(s.uploads, id)
-	s.mu.Unlock()
-	u.over = true
-	return u.file.Close()
-}
-
-// Append implements blob.Store.
-func (s *Store) Append(ctx context.Context, id string, offset int64, r io.Reader) (int64, error) {
-	u, err := s.acquire(id)
 	if err != nil {
-		return 0, err
+		return nil, fullError(fmt.Errorf("opening an upload: %w", err))
 	}
-	defer u.mu.Unlock()
-	if offset != blob.End && offset != u.size {
-		return u.size, blob.ErrOffset
+	loaded := &upload{file: file, hash: algorithm.Hash(), size: u.Size, algorithm: algorithm}
+	n, err := io.Copy(loaded.hash, io.NewSectionReader(file, 0, u.Size))
+	if err == nil && n < u.Size {
+		err = blob.ErrUnknown
 	}
-	return u.size, u.write(ctx, r)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	s.mu.Lock()
+	s.files[u.ID] = loaded
+	s.mu.Unlock()
+	if known != nil {
+		_ = known.file.Close() // what it wrote beyond u.Size does not count
+	}
+	return loaded, nil
 }
 
-func (u *upload) write(ctx context.Context, r io.Reader) error {
+// forget closes the file of an upload.
+func (s *Store) forget(id string) error {
+	s.mu.Lock()
+	known := s.files[id]
+	delete(s.files, id)
+	s.mu.Unlock()
+	if known == nil {
+		return nil
+	}
+	return known.file.Close()
+}
+
+// Append implements blob.Store. It never calls save: until the commit, nothing is safe.
+func (s *Store) Append(ctx context.Context, u domain.Upload, r io.Reader, _ func(domain.Upload) error) (domain.Upload, error) {
+	f, err := s.load(u)
+	if err != nil {
+		return u, err
+	}
+	err = f.write(ctx, r, s.disk.write)
+	u.Size = f.size
+	if errors.Is(err, blob.ErrFull) {
+		err = errors.Join(err, s.Cancel(ctx, u)) // the room is for others
+	}
+	return u, err
+}
+
+func (u *upload) write(ctx context.Context, r io.Reader, write func(*os.File, []byte, int64) (int, error)) error {
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
 	for {
@@ -154,8 +199,8 @@ func (u *upload) write(ctx context.Context, r io.Reader) error {
 		}
 		n, readErr := fill(r, buffer[:])
 		// What a write that failed half way put behind size is overwritten, or cut off by the commit.
-		if _, err := u.file.WriteAt(buffer[:n], u.size); err != nil {
-			return fmt.Errorf("writing an upload: %w", err)
+		if _, err := write(u.file, buffer[:n], u.size); err != nil {
+			return fullError(fmt.Errorf("writing an upload: %w", err))
 		}
 		u.hash.Write(buffer[:n])
 		u.size += int64(n)
@@ -166,6 +211,14 @@ func (u *upload) write(ctx context.Context, r io.Reader) error {
 			return readErr
 		}
 	}
+}
+
+// fullError makes an error that says that the disk, or what the user may have of it, is full a blob.ErrFull.
+func fullError(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", blob.ErrFull, err)
+	}
+	return err
 }
 
 // fill reads until the buffer is full or the reader fails. Unlike io.ReadFull it keeps io.EOF apart from the
@@ -179,50 +232,62 @@ func fill(r io.Reader, buffer []byte) (n int, err error) {
 	return n, err
 }
 
-// Size implements blob.Store.
-func (s *Store) Size(_ context.Context, id string) (int64, error) {
-	u, err := s.acquire(id)
-	if err != nil {
-		return 0, err
+// Commit implements blob.Store: the file, then its name and the directory of the name, are on disk when it returns. After
+// another error than ErrMismatch nothing is left of the upload, since nobody knows what the disk has of it.
+func (s *Store) Commit(_ context.Context, u domain.Upload, d digest.Digest) (domain.Blob, error) {
+	stored := domain.Blob{Digest: d, Size: u.Size, Key: blob.Key(d, u.ID)}
+	f, err := s.load(u)
+	if errors.Is(err, blob.ErrUnknown) || (err == nil && u.Size == 0) {
+		if done, err := s.committed(stored); done || err != nil {
+			return stored, errors.Join(err, s.drop(u.ID))
+		}
 	}
-	defer u.mu.Unlock()
-	return u.size, nil
-}
-
-// Commit implements blob.Store: the file, then its name and the directory of the name, are on disk when it returns.
-func (s *Store) Commit(_ context.Context, id string, d digest.Digest) (domain.Blob, error) {
-	u, err := s.acquire(id)
 	if err != nil {
 		return domain.Blob{}, err
 	}
-	defer u.mu.Unlock()
-	err = u.verify(d)
+	if err = f.verify(d); err == nil {
+		err = s.publish(u.ID, f, d)
+	}
 	if errors.Is(err, blob.ErrMismatch) {
 		return domain.Blob{}, err
 	}
-	if err == nil {
-		err = s.publish(id, u, d)
-	}
 	// After the fsync an error of close says nothing about the bytes.
-	closeErr := s.forget(id, u)
+	closeErr := s.forget(u.ID)
 	if err != nil {
-		err = fmt.Errorf("storing a blob: %w", err)
-		return domain.Blob{}, errors.Join(err, closeErr, remove(s.uploadPath(id)), remove(s.blobPath(d, id)))
+		err = fullError(fmt.Errorf("storing a blob: %w", err))
+		return domain.Blob{}, errors.Join(err, closeErr, remove(s.uploadPath(u.ID)), remove(s.blobPath(d, u.ID)))
 	}
-	return domain.Blob{Digest: d, Size: u.size, Key: blob.Key(d, id)}, nil
+	return stored, nil
+}
+
+// committed reports whether an earlier commit of the upload has made the blob. Perhaps that one ended before it had
+// synced the directory.
+func (s *Store) committed(b domain.Blob) (bool, error) {
+	path, err := s.path(b.Key)
+	if err != nil {
+		return false, err
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) || (err == nil && info.Size() != b.Size) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for a blob: %w", err)
+	}
+	return true, syncDirectory(filepath.Dir(path), s.disk.sync)
 }
 
 func (u *upload) verify(d digest.Digest) error {
-	if d.Algorithm() == digest.SHA256 {
-		if digest.NewDigest(digest.SHA256, u.hash) != d {
+	if d.Algorithm() == u.algorithm {
+		if digest.NewDigest(u.algorithm, u.hash) != d {
 			return blob.ErrMismatch
 		}
 		return nil
 	}
-	if d.Algorithm() != digest.SHA512 {
+	if !d.Algorithm().Available() {
 		return fmt.Errorf("digest algorithm %q is not supported", d.Algorithm())
 	}
-	// So rare that hashing every upload twice would cost more than reading these once more.
+	// Clients say beforehand which algorithm it will be, so it is rare that the bytes are read once more.
 	verifier := d.Verifier()
 	if _, err := io.Copy(verifier, io.NewSectionReader(u.file, 0, u.size)); err != nil {
 		return fmt.Errorf("reading an upload: %w", err)
@@ -238,7 +303,7 @@ func (s *Store) publish(id string, u *upload, d digest.Digest) error {
 	if err := u.file.Truncate(u.size); err != nil {
 		return err
 	}
-	if err := s.sync(u.file); err != nil {
+	if err := s.disk.sync(u.file); err != nil {
 		return err
 	}
 	if err := s.ensureDirectory(filepath.Dir(path)); err != nil {
@@ -247,7 +312,7 @@ func (s *Store) publish(id string, u *upload, d digest.Digest) error {
 	if err := os.Rename(s.uploadPath(id), path); err != nil {
 		return err
 	}
-	return syncDirectory(filepath.Dir(path), s.sync)
+	return syncDirectory(filepath.Dir(path), s.disk.sync)
 }
 
 // ensureDirectory makes one of the directories that blobs are spread over. It is not enough that the directory is there:
@@ -259,7 +324,7 @@ func (s *Store) ensureDirectory(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	if err := syncDirectory(filepath.Dir(path), s.sync); err != nil {
+	if err := syncDirectory(filepath.Dir(path), s.disk.sync); err != nil {
 		return err
 	}
 	s.durable.Store(path, struct{}{})
@@ -267,22 +332,22 @@ func (s *Store) ensureDirectory(path string) error {
 }
 
 // Cancel implements blob.Store.
-func (s *Store) Cancel(_ context.Context, id string) error {
-	u, err := s.acquire(id)
-	if err != nil {
-		return err
+func (s *Store) Cancel(_ context.Context, u domain.Upload) error { return s.drop(u.ID) }
+
+func (s *Store) drop(id string) error {
+	if !blob.ValidUploadID(id) {
+		return fmt.Errorf("upload id %q is malformed", id)
 	}
-	defer u.mu.Unlock()
-	return errors.Join(s.forget(id, u), remove(s.uploadPath(id)))
+	return errors.Join(s.forget(id), remove(s.uploadPath(id)))
 }
 
 // Open implements blob.Store.
 func (s *Store) Open(_ context.Context, key string) (blob.Reader, error) {
-	d, id, err := blob.ParseKey(key)
+	path, err := s.path(key)
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.Open(s.blobPath(d, id))
+	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, blob.ErrUnknown
 	}
@@ -298,11 +363,40 @@ func (s *Store) Open(_ context.Context, key string) (blob.Reader, error) {
 
 // Remove implements blob.Store.
 func (s *Store) Remove(_ context.Context, key string) error {
-	d, id, err := blob.ParseKey(key)
+	path, err := s.path(key)
 	if err != nil {
 		return err
 	}
-	return remove(s.blobPath(d, id))
+	return remove(path)
+}
+
+// Keys implements blob.Store.
+func (s *Store) Keys(ctx context.Context, fn func(key string, modified time.Time) error) error {
+	blobs := filepath.Join(s.root, "blobs")
+	return filepath.WalkDir(blobs, func(path string, entry iofs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("listing blobs: %w", err)
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		info, err := entry.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("listing blobs: %w", err)
+		}
+		shard := filepath.Dir(path)
+		key := filepath.Base(filepath.Dir(shard)) + ":" + entry.Name()
+		if own, err := s.path(key); err != nil || own != path {
+			return nil //nolint:nilerr // not a blob, so not ours
+		}
+		return fn(key, info.ModTime())
+	})
 }
 
 func remove(path string) error {

@@ -12,7 +12,7 @@ func (s *Store) Queued() int { return len(s.writer.requests) + len(s.writer.back
 
 // LimitPages makes the disk full for the writer: SQLite answers SQLITE_FULL past that many pages.
 func (s *Store) LimitPages(ctx context.Context, pages int) error {
-	return s.writer.do(ctx, false, func(*meta.Tx) error {
+	return s.writer.do(ctx, meta.Scope{}, func(*meta.Tx) error {
 		rows, err := s.writer.session.conn.QueryContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", pages))
 		if err != nil {
 			return err

@@ -122,7 +122,7 @@ func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
 
 // Write runs fn in the next group.
 func (s *Store) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
-	return s.writer.do(ctx, scope.Background, fn)
+	return s.writer.do(ctx, scope, fn)
 }
 
 // PendingAudit returns the highest id of an entry that waits for its index.
@@ -136,7 +136,7 @@ func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
 
 // SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
-	err = s.writer.do(ctx, true, func(tx *meta.Tx) (err error) {
+	err = s.writer.do(ctx, meta.Scope{Background: true}, func(tx *meta.Tx) (err error) {
 		done, err = tx.IndexByID(limit)
 		return err
 	})

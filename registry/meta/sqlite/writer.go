@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"modernc.org/sqlite"
@@ -32,6 +33,8 @@ type writer struct {
 	background chan *request
 	// broken is the first error of the running transaction after which its state is unknown.
 	broken error
+	// durable is whether COMMIT waits for the disk now. It does when the file is opened.
+	durable bool
 
 	mu     sync.RWMutex
 	closed bool
@@ -39,10 +42,11 @@ type writer struct {
 }
 
 type request struct {
-	ctx    context.Context
-	fn     func(*meta.Tx) error
-	result chan error
-	err    error
+	ctx      context.Context
+	fn       func(*meta.Tx) error
+	volatile bool
+	result   chan error
+	err      error
 }
 
 // gone answers a request whose client has left before it began.
@@ -56,7 +60,7 @@ func newWriter(ctx context.Context, db *sql.DB, logger *slog.Logger) (*writer, e
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{session: session, db: db, logger: logger, done: make(chan struct{})}
+	w := &writer{session: session, db: db, logger: logger, durable: true, done: make(chan struct{})}
 	w.requests, w.background = make(chan *request, 4*groupLimit), make(chan *request, groupLimit)
 	go w.run()
 	return w, nil
@@ -64,10 +68,10 @@ func newWriter(ctx context.Context, db *sql.DB, logger *slog.Logger) (*writer, e
 
 // do hands fn to the writer and waits for the commit. Once the request is queued it is waited for, whatever becomes of
 // the caller: a client that goes away leaves no doubt about what was done, and disturbs nobody in its group.
-func (w *writer) do(ctx context.Context, background bool, fn func(*meta.Tx) error) error {
-	r := &request{ctx: ctx, fn: fn, result: make(chan error, 1)}
+func (w *writer) do(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+	r := &request{ctx: ctx, fn: fn, volatile: scope.Volatile, result: make(chan error, 1)}
 	queue := w.requests
-	if background {
+	if scope.Background {
 		queue = w.background
 	}
 	w.mu.RLock()
@@ -186,6 +190,10 @@ func (w *writer) commit(group []*request) {
 func (w *writer) transaction(group []*request) (culprit *request, err error) {
 	ctx := context.Background()
 	w.broken = nil
+	durable := slices.ContainsFunc(group, func(r *request) bool { return !r.volatile })
+	if err := w.setDurable(ctx, durable); err != nil {
+		return nil, err
+	}
 	if _, err := w.session.Exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
@@ -204,6 +212,24 @@ func (w *writer) transaction(group []*request) (culprit *request, err error) {
 		return nil, fmt.Errorf("commit: %w", err)
 	}
 	return nil, nil
+}
+
+// setDurable says whether COMMIT waits for the disk. Without that a commit still outlives the process, and never comes
+// before an earlier one: the log of writes has one order, and the next durable commit makes all of it durable.
+func (w *writer) setDurable(ctx context.Context, durable bool) error {
+	if w.durable == durable {
+		return nil
+	}
+	pragma := "PRAGMA synchronous=NORMAL"
+	if durable {
+		pragma = "PRAGMA synchronous=FULL"
+	}
+	// Not kept prepared: SQLite may carry out a pragma when it prepares it.
+	if _, err := w.conn.ExecContext(ctx, pragma); err != nil {
+		return fmt.Errorf("%s: %w", pragma, err)
+	}
+	w.durable = durable
+	return nil
 }
 
 func (w *writer) rollback(ctx context.Context) {

@@ -1,0 +1,229 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+// Errors about uploads, as causes of the *domain.Error that a client gets.
+var (
+	// ErrUploadBusy means that another request has the upload for itself.
+	ErrUploadBusy = errors.New("the upload is being written by another request")
+	// ErrUploadTaken means that another request took the upload over, because this one was not heard of for UploadLease,
+	// or ended it. What this one did does not count.
+	ErrUploadTaken = errors.New("the upload was taken over by another request")
+)
+
+// UploadLease is how long a request that writes an upload has it for itself without calling RenewUpload or SaveUpload.
+const UploadLease = 15 * time.Second
+
+// uploadTouch is how exact the time is when an upload was last used.
+const uploadTouch = time.Minute
+
+// UploadSession is an upload as one request sees it. The request that took it has it for itself, on all replicas; any
+// other finds ErrUploadBusy. A request that was taken over, for instance since its machine stood still, cannot change it
+// any more: each change names its epoch.
+type UploadSession struct {
+	domain.Upload
+	epoch int64
+}
+
+// sessions is the scope of transactions about uploads. They lock nothing else; and an upload that is begun again after
+// a loss of power is cheaper than an fsync for each step of each upload.
+var sessions = meta.Scope{Volatile: true}
+
+// BeginUpload records a new upload, which belongs to the caller in the repository: for everybody else it does not exist.
+// With take, the session has it for itself. Too many open uploads are refused with TOOMANYREQUESTS.
+func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (UploadSession, error) {
+	s := UploadSession{Upload: upload, epoch: 1}
+	if err := c.checkSynced(ctx); err != nil {
+		return s, err
+	}
+	perCaller := max(1, c.options.MaxUploads/4)
+	err := c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
+		all, own, err := tx.OpenUploads(caller.Kind, caller.Name)
+		if err != nil {
+			return err
+		}
+		if all >= c.options.MaxUploads || own >= perCaller {
+			return domain.Errorf(domain.CodeTooManyRequests, "too many uploads are open (%d, %d of them yours); finish or cancel some, then try again", all, own)
+		}
+		now := c.now()
+		row := meta.UploadSession{Upload: upload, Repository: name.String(), CallerKind: caller.Kind, CallerName: caller.Name, Epoch: s.epoch, UsedAt: now}
+		if take {
+			row.BusyUntil = now.Add(UploadLease)
+		}
+		return tx.AddUpload(row)
+	})
+	return s, forClient(err)
+}
+
+// Upload finds an upload of the caller and begins its idle time anew: BLOB_UPLOAD_UNKNOWN if there is none, ErrUploadBusy
+// while another request has it.
+func (c *Core) Upload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (domain.Upload, error) {
+	var row meta.UploadSession
+	err := c.read(ctx, func(r *meta.Reader) (err error) {
+		row, err = c.freeUpload(r, caller, name, id)
+		return err
+	})
+	if now := c.now(); err == nil && now.Sub(row.UsedAt) >= min(uploadTouch, c.options.UploadIdle/2) {
+		// If another request came between, that one has used it.
+		err = forClient(c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
+			_, err := tx.UseUpload(id, row.Epoch, row.BusyUntil, now)
+			return err
+		}))
+	}
+	return row.Upload, err
+}
+
+// TakeUpload takes an upload of the caller: BLOB_UPLOAD_UNKNOWN if there is none, ErrUploadBusy while another request has
+// it. The session must be given back with SaveUpload, or ended.
+func (c *Core) TakeUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (s UploadSession, err error) {
+	err = c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
+		row, err := c.freeUpload(&tx.Reader, caller, name, id)
+		if err != nil {
+			return err
+		}
+		s, err = c.take(tx, row, c.now())
+		return err
+	})
+	return s, forClient(err)
+}
+
+// TakeIdleUpload takes an upload that was not used for UploadIdle, whosever it is, to be cancelled. It reports false
+// if there is none. An upload that is not ended after all is found again when its lease is over.
+func (c *Core) TakeIdleUpload(ctx context.Context) (s UploadSession, found bool, err error) {
+	idle := func(r *meta.Reader) (string, error) {
+		now := c.now()
+		return r.IdleUpload(now.Add(-c.options.UploadIdle), now)
+	}
+	// The usual answer needs no transaction.
+	err = c.read(ctx, func(r *meta.Reader) error {
+		_, err := idle(r)
+		return err
+	})
+	if err == nil {
+		err = c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
+			id, err := idle(&tx.Reader)
+			if err != nil {
+				return err
+			}
+			row, err := tx.Upload(id)
+			if err != nil {
+				return err
+			}
+			s, err = c.take(tx, row, row.UsedAt)
+			return err
+		})
+	}
+	if errors.Is(err, meta.ErrNotFound) {
+		return s, false, nil
+	}
+	return s, err == nil, forClient(err)
+}
+
+func (c *Core) take(tx *meta.Tx, row meta.UploadSession, usedAt time.Time) (UploadSession, error) {
+	taken, err := tx.TakeUpload(row.ID, row.Epoch, c.now().Add(UploadLease), usedAt)
+	if err == nil && !taken {
+		err = uploadBusy()
+	}
+	row.Interrupted = !row.BusyUntil.IsZero()
+	return UploadSession{Upload: row.Upload, epoch: row.Epoch + 1}, err
+}
+
+// freeUpload finds an upload of the caller that no other request has.
+func (c *Core) freeUpload(r *meta.Reader, caller domain.Caller, name domain.RepositoryName, id string) (meta.UploadSession, error) {
+	row, err := r.Upload(id)
+	now := c.now()
+	switch {
+	case err != nil && !errors.Is(err, meta.ErrNotFound):
+		return row, err
+	case err != nil, row.Repository != name.String(), row.CallerKind != caller.Kind, row.CallerName != caller.Name, now.Sub(row.UsedAt) >= c.options.UploadIdle:
+		return row, domain.Errorf(domain.CodeBlobUploadUnknown, "there is no such upload; begin a new one")
+	case row.BusyUntil.After(now):
+		return row, uploadBusy()
+	}
+	return row, nil
+}
+
+// SaveUpload records how far a session's upload has come. With giveBack, other requests may have it from now on.
+func (c *Core) SaveUpload(ctx context.Context, s UploadSession, giveBack bool) error {
+	return c.fenced(ctx, func(tx *meta.Tx, now, busyUntil time.Time) (bool, error) {
+		if giveBack {
+			busyUntil = noTime
+		}
+		return tx.SaveUpload(meta.UploadSession{Upload: s.Upload, Epoch: s.epoch, UsedAt: now, BusyUntil: busyUntil})
+	})
+}
+
+// RenewUpload keeps a session's upload from being taken over for another UploadLease.
+func (c *Core) RenewUpload(ctx context.Context, s UploadSession) error {
+	return c.fenced(ctx, func(tx *meta.Tx, now, busyUntil time.Time) (bool, error) {
+		return tx.UseUpload(s.ID, s.epoch, busyUntil, now)
+	})
+}
+
+// EndUpload forgets a session's upload.
+func (c *Core) EndUpload(ctx context.Context, s UploadSession) error {
+	return c.fenced(ctx, func(tx *meta.Tx, _, _ time.Time) (bool, error) { return tx.RemoveUpload(s.ID, s.epoch) })
+}
+
+// fenced runs a change of an upload, which reports whether it found the session's epoch.
+func (c *Core) fenced(ctx context.Context, fn func(tx *meta.Tx, now, busyUntil time.Time) (bool, error)) error {
+	return forClient(c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
+		now := c.now()
+		found, err := fn(tx, now, now.Add(UploadLease))
+		if err == nil && !found {
+			err = uploadTaken()
+		}
+		return err
+	}))
+}
+
+// LinkUpload ends a session's upload and records the blob that it became, whose bytes are durable, in a repository. It
+// reports whether the bytes were kept: if the digest was stored before under another key, the caller removes its own.
+// After ErrUploadTaken it must not: the other request may have linked them.
+func (c *Core) LinkUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, s UploadSession, blob domain.Blob, create Create) (kept bool, err error) {
+	err = c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+		found, err := ch.RemoveUpload(s.ID, s.epoch)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return uploadTaken()
+		}
+		kept, err = ch.linkBlob(name, blob, create)
+		return err
+	})
+	return kept, err
+}
+
+// UploadOpen reports whether there is such an upload.
+func (c *Core) UploadOpen(ctx context.Context, id string) (bool, error) {
+	err := c.read(ctx, func(r *meta.Reader) error {
+		_, err := r.Upload(id)
+		return err
+	})
+	if errors.Is(err, meta.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func uploadBusy() error {
+	return &domain.Error{
+		Code: domain.CodeBlobUploadInvalid, Cause: ErrUploadBusy,
+		Message: "another request is writing this upload; ask for its status and go on from there",
+	}
+}
+
+func uploadTaken() error {
+	return &domain.Error{
+		Code: domain.CodeBlobUploadInvalid, Cause: ErrUploadTaken,
+		Message: "another request took this upload over or ended it; ask for its status and go on from there",
+	}
+}
