@@ -82,6 +82,10 @@ test: build libc ## Run every test, with a real API server and real clients.
 e2e: ## Run the end-to-end tests on a real node (Linux, root; KEEP=1 leaves the node up).
 	@hack/e2e.sh '$(VERSION)'
 
+.PHONY: conformance
+conformance: build ## Run OCI's conformance suite, whose binary CONFORMANCE names, against a fresh registry.
+	@hack/conformance.sh '$(CONFORMANCE)'
+
 .PHONY: soak
 soak: build ## Run the tests in their long form.
 	@hack/packages.sh skopeo podman
@@ -119,7 +123,7 @@ lint: ## Run the linters.
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 # ---- parts of the above ----
 

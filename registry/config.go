@@ -32,6 +32,8 @@ type Config struct {
 	InsecureHTTP bool
 	// TrustedProxies are the addresses whose X-Forwarded-For header counts.
 	TrustedProxies []netip.Prefix
+	// SparseIndexes admits indexes before all of their manifests, SparseImages images before all of their blobs.
+	SparseIndexes, SparseImages bool
 	// PoliciesDeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes if 0.
 	PoliciesDeletionDelay time.Duration
 	// Logger is slog.Default if nil.
@@ -54,6 +56,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "file with the TLS certificate's key, PEM")
 	flags.BoolVar(&c.InsecureHTTP, "insecure-http", c.InsecureHTTP, "serve plain HTTP also on other addresses than loopback")
 	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For header counts")
+	flags.BoolVar(&c.SparseIndexes, "sparse-indexes", c.SparseIndexes, "take indexes of which some manifests are missing")
+	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }

@@ -88,6 +88,7 @@ func New(cfg Config) (_ *Registry, err error) {
 
 	r.core = core.New(store, core.Options{
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
+		Sparse: core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 	})
 	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: authenticator, Logger: r.logger})
 	if err := blobs.Prune(func(id string) (bool, error) { return r.core.UploadOpen(context.Background(), id) }); err != nil {

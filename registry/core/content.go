@@ -1,8 +1,10 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -64,6 +66,37 @@ func (c *Core) MountBlob(ctx context.Context, caller domain.Caller, name, from d
 		return ch.Tx.LinkBlob(repo.ID, d, ch.now)
 	})
 	return mounted, err
+}
+
+// maxMountSources bounds the repositories that MountAnyBlob asks about.
+const maxMountSources = 100
+
+// MountAnyBlob is MountBlob for a client that does not say where the blob is: it links it from a repository from which
+// the caller may pull, as mayPull says. Of the repositories that hold the blob it looks at the first 100 only; who is
+// told false uploads the blob, which is no more than a detour.
+func (c *Core) MountAnyBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest, mayPull func(domain.Repository) (bool, error), create Create) (bool, error) {
+	var sources []domain.Repository
+	err := c.read(ctx, func(r *meta.Reader) (err error) {
+		sources, err = r.RepositoriesOfBlob(d, maxMountSources)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, source := range sources {
+		allowed, err := mayPull(source)
+		if err != nil {
+			return false, forClient(err)
+		}
+		if !allowed {
+			continue
+		}
+		// What the first look found may be gone by now.
+		if mounted, err := c.MountBlob(ctx, caller, name, source.Name, d, create); mounted || err != nil {
+			return mounted, err
+		}
+	}
+	return false, nil
 }
 
 // Blob finds a blob of a repository: NAME_UNKNOWN or BLOB_UNKNOWN if it is not there.
@@ -159,76 +192,165 @@ func findManifest(r *meta.Reader, repo domain.Repository, ref domain.Reference) 
 	return m, err
 }
 
-// Referrers lists the manifests whose subject is the digest, ordered by digest, those behind after, without content.
-func (c *Core) Referrers(ctx context.Context, name domain.RepositoryName, of digest.Digest, artifactType string, after digest.Digest, limit int) (list []domain.Manifest, err error) {
+// Referrers lists the manifests whose subject is the digest, ordered by digest, those behind after, without content. It
+// ends after limit manifests, or before their descriptions exceed size bytes, with one at least; more tells that there
+// are others behind.
+func (c *Core) Referrers(ctx context.Context, name domain.RepositoryName, q ReferrersQuery) (list []domain.Manifest, more bool, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {
 		repo, err := repository(r, name)
 		if err != nil {
 			return err
 		}
-		list, err = r.Referrers(repo.ID, of, artifactType, after, limit)
+		list, more, err = r.Referrers(repo.ID, q.Subject, q.ArtifactType, q.After, q.Limit, q.Size)
 		return err
 	})
-	return list, err
+	return list, more, err
 }
 
-// PutManifest stores a manifest and, if the reference is a tag, points the tag to it. What the manifest refers to must
-// be in the repository: MANIFEST_BLOB_UNKNOWN. A locked tag that points elsewhere: TAG_IMMUTABLE. Pushing what is
-// there already changes nothing.
+// PutManifest stores a manifest and points the push's tags to it. What the manifest refers to must be in the
+// repository, as far as the options say: MANIFEST_BLOB_UNKNOWN. Locked tags that point elsewhere: TAG_IMMUTABLE, and
+// nothing of the push is stored. A precondition that is not met: PRECONDITION_FAILED. Pushing what is there already
+// changes nothing.
 func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, push Push) (PushResult, error) {
-	m := push.Manifest
+	result := PushResult{Digest: push.Manifest.Digest, Subject: push.Manifest.Subject}
 	err := c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		repo, err := ch.obtainRepository(name, push.Create)
 		if err != nil {
 			return err
 		}
-		var tag *domain.Tag
+		result.Digest = push.Manifest.Digest
+		if err := ch.checkPrecondition(repo, push); err != nil {
+			return err
+		}
 		if push.Reference.Tag != "" {
-			if tag, err = ch.findTag(repo, push.Reference.Tag); err != nil {
+			same, err := ch.hasContent(repo, push.Reference.Tag, push.Manifest)
+			if err != nil {
 				return err
 			}
-			if tag != nil && tag.Digest == m.Digest {
+			if same != "" {
+				result.Digest = same
 				return nil
 			}
 		}
-		plan, err := ch.planTag(repo, tag, push.Reference.Tag, m.Digest, "overwrite")
+		plans, err := ch.planTags(repo, push.tags(), push.Manifest.Digest)
 		if err != nil {
 			return err
 		}
-		stored, created, err := ch.storeManifest(repo, m)
+		stored, created, err := ch.storeManifest(repo, push.Manifest, c.options.Sparse)
 		if err != nil {
 			return err
 		}
-		if push.Reference.Tag != "" {
-			return ch.setTag(plan, stored, audit.KindCreateTag, audit.KindMoveTag)
+		if created && push.Reference.Digest != "" {
+			ch.log(audit.KindPushRepo, aboutTag(name, ""), audit.Metadata{"manifest_digest": stored.Digest.String(), "media_type": stored.MediaType})
 		}
-		if created {
-			ch.log(audit.KindPushRepo, aboutTag(name, ""), audit.Metadata{"manifest_digest": m.Digest.String(), "media_type": m.MediaType})
+		for _, plan := range plans {
+			if err := ch.setTag(plan, stored, audit.KindCreateTag, audit.KindMoveTag); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
-	return PushResult{Digest: m.Digest, Subject: m.Subject}, err
+	return result, err
+}
+
+func (ch *change) checkPrecondition(repo domain.Repository, push Push) error {
+	if push.Precondition == nil {
+		return nil
+	}
+	standing, err := findManifest(&ch.Reader, repo, push.Reference)
+	if err != nil && domain.CodeOf(err) != domain.CodeManifestUnknown {
+		return err
+	}
+	if !push.Precondition(standing.Digest) {
+		return domain.Errorf(domain.CodePreconditionFailed, "%s is not what the request's conditions ask for: %s stands", push.Reference, cmp.Or(standing.Digest.String(), "nothing"))
+	}
+	return nil
+}
+
+// hasContent returns the digest of a tag that points to these very bytes, whatever the algorithm, or empty. A push by tag
+// names no algorithm, so that one of bytes that were pushed as sha512 repeats that push.
+func (ch *change) hasContent(repo domain.Repository, tag string, m domain.Manifest) (digest.Digest, error) {
+	found, err := ch.findTag(repo, tag)
+	if err != nil || found == nil {
+		return "", err
+	}
+	same := m.Digest
+	if algorithm := found.Digest.Algorithm(); algorithm != m.Digest.Algorithm() {
+		same = algorithm.FromBytes(m.Content)
+	}
+	if found.Digest != same {
+		return "", nil
+	}
+	return same, nil
+}
+
+// planTags decides whether tags, in order, may come to point to a digest. Those that do already need no plan. All that
+// are locked are refused together.
+func (ch *change) planTags(repo domain.Repository, names []string, to digest.Digest) (plans []tagPlan, err error) {
+	const operation = "overwrite"
+	var refused *refusedError
+	for _, name := range names {
+		tag, err := ch.findTag(repo, name)
+		if err != nil {
+			return nil, err
+		}
+		if tag != nil && tag.Digest == to {
+			continue
+		}
+		plan, err := ch.planTag(repo, tag, name, to, operation)
+		var one *refusedError
+		switch {
+		case errors.As(err, &one):
+			refused = refused.with(operation, one)
+		case err != nil:
+			return nil, err
+		default:
+			plans = append(plans, plan)
+		}
+	}
+	if refused != nil {
+		return nil, refused
+	}
+	return plans, nil
+}
+
+// with joins the refusal of one more tag to the refusals of the same operation on others.
+func (e *refusedError) with(operation string, one *refusedError) *refusedError {
+	if e == nil || e.answer.Lock == nil || one.answer.Lock == nil {
+		return one
+	}
+	lock, more := *e.answer.Lock, one.answer.Lock
+	lock.Tags = slices.Concat(lock.Tags, more.Tags)
+	lock.Policies = slices.Concat(lock.Policies, more.Policies)
+	lock.Count += more.Count
+	return &refusedError{answer: domain.Immutable(operation, &lock), refusals: slices.Concat(e.refusals, one.refusals)}
 }
 
 // storeManifest stores a manifest unless it is there.
-func (ch *change) storeManifest(repo domain.Repository, m domain.Manifest) (stored domain.Manifest, created bool, err error) {
+func (ch *change) storeManifest(repo domain.Repository, m domain.Manifest, sparse Sparse) (stored domain.Manifest, created bool, err error) {
 	stored, err = ch.Manifest(repo.ID, m.Digest)
 	if err == nil || !errors.Is(err, meta.ErrNotFound) {
 		return stored, false, err
+	}
+	allowed := sparse.Images
+	if m.Index {
+		allowed = sparse.Indexes
 	}
 	missing, err := ch.MissingBlobs(repo.ID, m.Blobs)
 	if err != nil {
 		return m, false, err
 	}
-	if len(missing) > 0 {
+	if len(missing) > 0 && !allowed {
 		return m, false, missingError("blob", repo.Name, missing)
 	}
+	m.Sparse = len(missing) > 0
 	if missing, err = ch.MissingManifests(repo.ID, m.Children); err != nil {
 		return m, false, err
 	}
-	if len(missing) > 0 {
+	if len(missing) > 0 && !allowed {
 		return m, false, missingError("manifest", repo.Name, missing)
 	}
+	m.Sparse = m.Sparse || len(missing) > 0
 	m.CreatedAt = ch.now
 	m.ID, err = ch.InsertManifest(repo.ID, m)
 	return m, true, err

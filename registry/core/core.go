@@ -31,6 +31,8 @@ type Options struct {
 	// SweepBatch is how many tags one transaction of a sweep visits while clients write; 100 by default, so that they
 	// wait for a few milliseconds only. While nobody writes it grows tenfold.
 	SweepBatch int
+	// Sparse admits manifests before what they refer to.
+	Sparse Sparse
 	// RequireSync refuses writes of clients until an operator has said once that all its objects are here.
 	RequireSync bool
 	// MaxUploads bounds the uploads that are open at once, 1,000 by default; one caller gets a quarter of them.

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -33,8 +34,37 @@ type RepositoryChange struct {
 // Push is a manifest to store, under a tag or under its digest.
 type Push struct {
 	Reference domain.Reference
-	Manifest  domain.Manifest
-	Create    Create
+	// Tags are more tags that are to point to the manifest.
+	Tags     []string
+	Manifest domain.Manifest
+	Create   Create
+	// Precondition, if there is one, says whether the push may go on, by the digest that the reference stands for now,
+	// which is empty if nothing is there.
+	Precondition func(standing digest.Digest) bool
+}
+
+// tags are all tags of a push, in order and each once.
+func (p Push) tags() []string {
+	tags := slices.Clone(p.Tags)
+	if p.Reference.Tag != "" {
+		tags = append(tags, p.Reference.Tag)
+	}
+	slices.Sort(tags)
+	return slices.Compact(tags)
+}
+
+// Sparse says what may be pushed before all that it refers to: indexes without some of their manifests, images without
+// some of their blobs.
+type Sparse struct{ Indexes, Images bool }
+
+// ReferrersQuery selects a page of referrers.
+type ReferrersQuery struct {
+	Subject digest.Digest
+	// ArtifactType selects the referrers of one type; empty selects all.
+	ArtifactType string
+	After        digest.Digest
+	// Limit bounds the page in manifests, Size in bytes of what describes them.
+	Limit, Size int
 }
 
 // Scope is what a policy hangs on: a repository, or with an empty Repository the whole organization.
@@ -155,6 +185,7 @@ type Claim struct {
 
 // PushResult is what a push has to answer.
 type PushResult struct {
+	// Digest is the manifest's; for a tag that has the same bytes already, the one that it has.
 	Digest digest.Digest
 	// Subject is the manifest's subject, empty if it has none.
 	Subject digest.Digest

@@ -45,11 +45,14 @@ type Manifest struct {
 	// Subject is the digest of the manifest that this one refers to, or empty.
 	Subject     digest.Digest
 	Annotations map[string]string
-	// Children are the manifests of an index, Blobs the config and layers of an image. They are set for a push, not
-	// by reading.
+	// Index is true for an index, Children are its manifests, Blobs the config and layers of an image. They are set for
+	// a push, not by reading.
+	Index    bool
 	Children []digest.Digest
 	Blobs    []digest.Digest
-	Size     int64
+	// Sparse is true for a push that comes before all of Children and Blobs are there.
+	Sparse bool
+	Size   int64
 	// Content is the exact bytes; nil where only the descriptor was asked for.
 	Content   []byte
 	CreatedAt time.Time

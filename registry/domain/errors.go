@@ -38,6 +38,8 @@ const (
 	CodeNotFound Code = "NOT_FOUND"
 	// CodeConflict is a request that the present state forbids.
 	CodeConflict Code = "CONFLICT"
+	// CodePreconditionFailed refuses a request whose own conditions the present state does not meet.
+	CodePreconditionFailed Code = "PRECONDITION_FAILED"
 	// CodeManagedByResource refuses a change by the REST API of what a Kubernetes object manages.
 	CodeManagedByResource Code = "MANAGED_BY_RESOURCE"
 	// CodeOrganizationNotOwned refuses a claim of an organization that belongs to another namespace.

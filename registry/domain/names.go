@@ -5,6 +5,7 @@ package domain
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -26,6 +27,18 @@ var (
 	tagGrammar    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
+// maxQuote is how much of a client's text a message repeats, in bytes. Whole digests fit.
+const maxQuote = 160
+
+// Quote quotes what a client sent, for a message: control characters are escaped, and of a long text it shows the
+// beginning.
+func Quote(text string) string {
+	if len(text) <= maxQuote {
+		return strconv.Quote(text)
+	}
+	return fmt.Sprintf("%q… (%d bytes)", text[:maxQuote], len(text))
+}
+
 // RepositoryName names a repository: the organization is the first segment, the path all that follows.
 type RepositoryName struct {
 	Organization string
@@ -42,10 +55,10 @@ func ParseRepositoryName(name string) (RepositoryName, error) {
 	}
 	organization, path, ok := strings.Cut(name, "/")
 	if !ok {
-		return RepositoryName{}, Errorf(CodeNameInvalid, "repository name %q has one segment; use organization/repository", name)
+		return RepositoryName{}, Errorf(CodeNameInvalid, "repository name %s has one segment; use organization/repository", Quote(name))
 	}
 	if !nameGrammar.MatchString(name) {
-		return RepositoryName{}, Errorf(CodeNameInvalid, "repository name %q is invalid: each segment is lower-case letters and digits, separated by '.', '_', '__' or '-'", name)
+		return RepositoryName{}, Errorf(CodeNameInvalid, "repository name %s is invalid: each segment is lower-case letters and digits, separated by '.', '_', '__' or '-'", Quote(name))
 	}
 	return RepositoryName{Organization: organization, Path: path}, nil
 }
@@ -53,7 +66,7 @@ func ParseRepositoryName(name string) (RepositoryName, error) {
 // ValidateOrganization checks an organization's name: one segment of the repository grammar.
 func ValidateOrganization(name string) error {
 	if len(name) > MaxRepositoryName || !orgGrammar.MatchString(name) {
-		return Errorf(CodeNameInvalid, "organization name %q is invalid: lower-case letters and digits, separated by '.', '_', '__' or '-', at most %d bytes", name, MaxRepositoryName)
+		return Errorf(CodeNameInvalid, "organization name %s is invalid: lower-case letters and digits, separated by '.', '_', '__' or '-', at most %d bytes", Quote(name), MaxRepositoryName)
 	}
 	return nil
 }
@@ -61,7 +74,7 @@ func ValidateOrganization(name string) error {
 // ValidateRepositoryPath checks the part of a repository's name behind the organization.
 func ValidateRepositoryPath(path string) error {
 	if len(path) > MaxRepositoryName || !nameGrammar.MatchString(path) {
-		return Errorf(CodeNameInvalid, "repository %q is invalid: segments of lower-case letters and digits, separated by '.', '_', '__' or '-', joined by '/'", path)
+		return Errorf(CodeNameInvalid, "repository %s is invalid: segments of lower-case letters and digits, separated by '.', '_', '__' or '-', joined by '/'", Quote(path))
 	}
 	return nil
 }
@@ -69,7 +82,7 @@ func ValidateRepositoryPath(path string) error {
 // ValidateTag checks a tag against the OCI grammar.
 func ValidateTag(tag string) error {
 	if !tagGrammar.MatchString(tag) {
-		return Errorf(CodeTagInvalid, "tag %q is invalid: a letter, digit or '_', then at most %d letters, digits, '.', '_' or '-'", tag, MaxTag-1)
+		return Errorf(CodeTagInvalid, "tag %s is invalid: a letter, digit or '_', then at most %d letters, digits, '.', '_' or '-'", Quote(tag), MaxTag-1)
 	}
 	return nil
 }
@@ -78,7 +91,7 @@ func ValidateTag(tag string) error {
 func ParseDigest(text string) (digest.Digest, error) {
 	d := digest.Digest(text)
 	if err := d.Validate(); err != nil || (d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512) {
-		return "", Errorf(CodeDigestInvalid, "digest %q is invalid: use sha256:<64 hex digits> or sha512:<128 hex digits>", text)
+		return "", Errorf(CodeDigestInvalid, "digest %s is invalid: use sha256:<64 hex digits> or sha512:<128 hex digits>", Quote(text))
 	}
 	return d, nil
 }
@@ -125,7 +138,7 @@ func ParseVisibility(text string) (Visibility, error) {
 	case "":
 		return Private, nil
 	}
-	return "", Errorf(CodeInvalid, "visibility %q is not allowed; use public or private", text)
+	return "", Errorf(CodeInvalid, "visibility %s is not allowed; use public or private", Quote(text))
 }
 
 // Caller is who asks for something, as authentication found it.

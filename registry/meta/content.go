@@ -125,17 +125,54 @@ func (r *Reader) ManifestContent(id int64) (content []byte, err error) {
 	return content, err
 }
 
-// Referrers lists the manifests whose subject is the digest, ordered by digest, those behind after. An empty artifact
-// type selects all.
-func (r *Reader) Referrers(repositoryID int64, subject digest.Digest, artifactType string, after digest.Digest, limit int) (list []domain.Manifest, err error) {
-	err = r.each(`SELECT `+descriptorColumns+` FROM manifests WHERE repository_id = $1 AND subject = $2 AND subject <> '' AND digest > $3 AND ($4 = '' OR artifact_type = $4) ORDER BY digest LIMIT $5`,
-		[]any{repositoryID, string(subject), string(after), artifactType, limit}, func(row scanner) error {
-			m, err := scanManifest(row)
-			list = append(list, m)
+// IsSparse reports whether a manifest was stored before all that it refers to.
+func (r *Reader) IsSparse(manifestID int64) (bool, error) {
+	n, err := r.number(`SELECT COUNT(*) FROM sparse_manifests WHERE manifest_id = $1`, manifestID)
+	return n > 0, err
+}
+
+// RepositoriesOfBlob lists the repositories that have a link to a blob, the oldest first, at most limit.
+func (r *Reader) RepositoriesOfBlob(d digest.Digest, limit int) (list []domain.Repository, err error) {
+	err = r.each(`SELECT `+repositoryColumns+` FROM repositories WHERE id IN (SELECT repository_id FROM repository_blobs WHERE digest = $1 ORDER BY repository_id LIMIT $2) ORDER BY id`,
+		[]any{string(d), limit}, func(row scanner) error {
+			repo, err := scanRepository(row)
+			list = append(list, repo)
 			return err
 		})
 	return list, err
 }
+
+// Referrers lists the manifests whose subject is the digest, ordered by digest, those behind after. An empty artifact
+// type selects all. The list ends after limit manifests, or before the next one's description would make it longer than
+// size bytes, but with one at least; more tells that there are others behind.
+func (r *Reader) Referrers(repositoryID int64, subject digest.Digest, artifactType string, after digest.Digest, limit, size int) (list []domain.Manifest, more bool, err error) {
+	length := 0
+	err = r.each(`SELECT `+descriptorColumns+`, octet_length(annotations) FROM manifests WHERE repository_id = $1 AND subject = $2 AND subject <> '' AND digest > $3 AND ($4 = '' OR artifact_type = $4) ORDER BY digest LIMIT $5`,
+		[]any{repositoryID, string(subject), string(after), artifactType, limit + 1}, func(row scanner) error {
+			var annotations int
+			m, err := scanManifest(row, &annotations)
+			if err != nil {
+				return err
+			}
+			length += annotations + descriptorSize
+			if len(list) == limit || (length > size && len(list) > 0) {
+				more = true
+				return errEnough
+			}
+			list = append(list, m)
+			return nil
+		})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return list, more, err
+}
+
+// descriptorSize bounds what describes a manifest beside its annotations, in bytes of JSON.
+const descriptorSize = 1024
+
+// errEnough ends the reading of rows.
+var errEnough = errors.New("enough")
 
 // ParentsOf lists the ids of the repository's indexes that have the digest as a child.
 func (r *Reader) ParentsOf(repositoryID int64, child digest.Digest) ([]int64, error) {
@@ -156,6 +193,11 @@ func (tx *Tx) InsertManifest(repositoryID int64, m domain.Manifest) (int64, erro
 		repositoryID, string(m.Digest), m.MediaType, m.ArtifactType, string(m.Subject), annotations, m.Size, toMicros(m.CreatedAt), m.Content)
 	if err != nil {
 		return 0, err
+	}
+	if m.Sparse {
+		if err := tx.do(`INSERT INTO sparse_manifests (manifest_id) VALUES ($1)`, id); err != nil {
+			return 0, err
+		}
 	}
 	edges := func(digests []digest.Digest) [][]any {
 		rows := make([][]any, len(digests))

@@ -9,6 +9,8 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,12 +26,13 @@ type Core interface {
 	Catalog(ctx context.Context, after string, limit int) ([]string, error)
 	Uploads
 	MountBlob(ctx context.Context, caller domain.Caller, name, from domain.RepositoryName, d digest.Digest, create core.Create) (bool, error)
+	MountAnyBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest, mayPull func(domain.Repository) (bool, error), create core.Create) (bool, error)
 	Blob(ctx context.Context, name domain.RepositoryName, d digest.Digest) (domain.Blob, error)
 	DeleteBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest) error
 	PutManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, push core.Push) (core.PushResult, error)
 	Manifest(ctx context.Context, name domain.RepositoryName, ref domain.Reference, withContent bool) (domain.Manifest, error)
 	Tags(ctx context.Context, name domain.RepositoryName, after string, limit int) ([]string, error)
-	Referrers(ctx context.Context, name domain.RepositoryName, subject digest.Digest, artifactType string, after digest.Digest, limit int) ([]domain.Manifest, error)
+	Referrers(ctx context.Context, name domain.RepositoryName, query core.ReferrersQuery) (list []domain.Manifest, more bool, err error)
 	DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error
 	DeleteManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest) error
 }
@@ -105,6 +108,11 @@ func (r *request) create() core.Create {
 	return core.CreateNothing
 }
 
+// mayPull reports whether the caller may pull from a repository.
+func (r *request) mayPull(domain.Repository) (bool, error) {
+	return auth.Check(r.identity, auth.RepositoryPull) == nil, nil
+}
+
 // digest reads the reference as a digest.
 func (r *request) digest() (digest.Digest, error) { return domain.ParseDigest(r.reference) }
 
@@ -146,8 +154,15 @@ func (a *API) handle(r *http.Request) (answer, error) {
 	if err := auth.Check(identity, chosen.permission); err != nil {
 		return answer{}, err
 	}
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		return answer{}, domain.Errorf(domain.CodeInvalid, "the query is malformed: use name=value, joined by '&', special characters percent-encoded")
+	}
 	req := &request{Request: r, identity: identity, reference: t.reference}
 	if t.endpoint != endpointBase && t.endpoint != endpointCatalog {
+		if strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
+			// A proxy that guards paths may have read another name than the registry would.
+			return answer{}, domain.Errorf(domain.CodeNameInvalid, "the path has a percent-encoded slash; write slashes as they are")
+		}
 		if req.name, err = domain.ParseRepositoryName(t.name); err != nil {
 			return answer{}, err
 		}

@@ -28,6 +28,9 @@ func (a *API) getBlob(r *request) (answer, error) {
 	header := http.Header{
 		"Accept-Ranges": {"bytes"}, "Content-Type": {"application/octet-stream"}, "Docker-Content-Digest": {d.String()}, "Etag": {etag},
 	}
+	if err := checkIfMatch(r.Header, etag); err != nil {
+		return answer{}, err
+	}
 	if matchesETag(r.Header, etag) {
 		return answer{status: http.StatusNotModified, header: header}, nil
 	}
@@ -93,28 +96,12 @@ func blobAnswer(name domain.RepositoryName, d digest.Digest) answer {
 	}}
 }
 
-// etagOf is a strong validator: a digest never stands for other bytes.
-func etagOf(d digest.Digest) string { return `"` + d.String() + `"` }
-
-// matchesETag reports whether If-None-Match names what the client would get (RFC 9110, section 13.1.2).
-func matchesETag(header http.Header, etag string) bool {
-	for _, list := range header.Values("If-None-Match") {
-		for candidate := range strings.SplitSeq(list, ",") {
-			candidate = strings.TrimSpace(candidate)
-			if candidate == "*" || strings.TrimPrefix(candidate, "W/") == etag {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // byteRange is a part of a blob, both ends included.
 type byteRange struct{ from, to int64 }
 
 // parseRange reads the Range header against a size in bytes. Nil means the whole: there is no header, it is malformed or
 // asks for several parts (both may be ignored, RFC 9110, section 14.2), or If-Range names other bytes. A range behind
-// the end is answered with 416.
+// the end, and one that ends before it begins, is answered with 416.
 func parseRange(header http.Header, size int64, etag string) (*byteRange, error) {
 	unit, set, ok := strings.Cut(header.Get("Range"), "=")
 	if condition := header.Get("If-Range"); !ok || !strings.EqualFold(unit, "bytes") || (condition != "" && condition != etag) {
@@ -130,9 +117,7 @@ func parseRange(header http.Header, size int64, etag string) (*byteRange, error)
 		if to > 0 && size > 0 {
 			return &byteRange{from: max(0, size-to), to: size - 1}, nil
 		}
-	case last != "" && to < from:
-		return nil, nil
-	case from < size:
+	case from < size && (last == "" || from <= to):
 		if last == "" || to >= size {
 			to = size - 1
 		}

@@ -3,9 +3,13 @@ package ociapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/tidelock/tidelock/registry/domain"
 )
 
 // maxDepth is how deep objects and arrays of a manifest may be nested. Real ones have up to 5.
@@ -18,8 +22,11 @@ var meaningful = []string{
 
 // checkJSON refuses JSON that two readers may understand differently: a key that occurs twice, or a meaningful key in
 // other letters, which encoding/json takes for the real one and other parsers do not. Else a manifest could show its
-// clients layers that the registry knows nothing of. It also bounds the depth.
+// clients layers that the registry knows nothing of. For the same reason it must be UTF-8. It also bounds the depth.
 func checkJSON(content []byte) error {
+	if !utf8.Valid(content) {
+		return errors.New("it is not UTF-8")
+	}
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.UseNumber()
 	type level struct {
@@ -51,10 +58,10 @@ func checkJSON(content []byte) error {
 		}
 		if key, ok := token.(string); ok && top != nil && top.keys != nil && !top.value {
 			if top.keys[key] {
-				return fmt.Errorf("the key %q occurs twice in one object", key)
+				return fmt.Errorf("the key %s occurs twice in one object", domain.Quote(key))
 			}
 			if !top.free && disguised(key) {
-				return fmt.Errorf("the key %q is a field of manifests in other letters", key)
+				return fmt.Errorf("the key %s is a field of manifests in other letters", domain.Quote(key))
 			}
 			top.keys[key], top.key, top.value = true, key, true
 			continue

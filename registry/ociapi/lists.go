@@ -1,7 +1,6 @@
 package ociapi
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -9,14 +8,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
 const (
 	// maxPage is the most entries of one page, and of the page without ?n=. Who asks for more gets a Link to the rest.
 	maxPage = 1000
-	// referrersBatch is how many referrers are in memory at once beside the page that they go into.
-	referrersBatch = 100
 	// maxReferrersSize bounds a page of referrers in bytes: clients read it as a manifest, and annotations can be long.
 	maxReferrersSize = domain.MaxManifest - 4096
 )
@@ -78,7 +76,7 @@ func pageSize(query url.Values) (int, error) {
 	}
 	n, ok := parseOffset(query.Get("n"))
 	if !ok {
-		return 0, domain.Errorf(domain.CodeInvalid, "n=%q is not a number of entries", query.Get("n"))
+		return 0, domain.Errorf(domain.CodeInvalid, "n=%s is not a number of entries", domain.Quote(query.Get("n")))
 	}
 	return int(min(n, maxPage)), nil
 }
@@ -104,31 +102,22 @@ func (a *API) referrers(r *request) (answer, error) {
 		return answer{}, err
 	}
 	artifactType := query.Get("artifactType")
-	page := referrersPage{SchemaVersion: 2, MediaType: ocispec.MediaTypeImageIndex, Manifests: []json.RawMessage{}}
-	next, last, length := "", digest.Digest(query.Get("last")), 0
-	for next == "" && size > 0 {
-		batch, err := a.core.Referrers(r.Context(), r.name, subject, artifactType, last, referrersBatch)
+	page := referrersPage{SchemaVersion: 2, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
+	next := ""
+	if size > 0 {
+		list, more, err := a.core.Referrers(r.Context(), r.name, core.ReferrersQuery{
+			Subject: subject, ArtifactType: artifactType, After: digest.Digest(query.Get("last")), Limit: size, Size: maxReferrersSize,
+		})
 		if err != nil && domain.CodeOf(err) != domain.CodeNameUnknown {
 			return answer{}, err
 		}
-		for _, m := range batch {
-			descriptor, err := marshal(ocispec.Descriptor{
+		for _, m := range list {
+			page.Manifests = append(page.Manifests, ocispec.Descriptor{
 				MediaType: m.MediaType, Digest: m.Digest, Size: m.Size, Annotations: m.Annotations, ArtifactType: m.ArtifactType,
 			})
-			if err != nil {
-				return answer{}, err
-			}
-			// One descriptor alone always fits: its annotations were part of a manifest.
-			if len(page.Manifests) == size || (length+len(descriptor) > maxReferrersSize && length > 0) {
-				next = nextPage(r, last.String(), size)
-				break
-			}
-			page.Manifests = append(page.Manifests, descriptor)
-			length += len(descriptor) + 1
-			last = m.Digest
 		}
-		if len(batch) < referrersBatch {
-			break
+		if more {
+			next = nextPage(r, list[len(list)-1].Digest.String(), size)
 		}
 	}
 	result, err := document(page, ocispec.MediaTypeImageIndex, next)
@@ -140,9 +129,9 @@ func (a *API) referrers(r *request) (answer, error) {
 
 // referrersPage is an OCI image index.
 type referrersPage struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	Manifests     []json.RawMessage `json:"manifests"`
+	SchemaVersion int                  `json:"schemaVersion"`
+	MediaType     string               `json:"mediaType"`
+	Manifests     []ocispec.Descriptor `json:"manifests"`
 }
 
 // document makes an answer of JSON, with a Link to the next page unless that is empty (RFC 8288).

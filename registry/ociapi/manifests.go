@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,6 +25,9 @@ func (a *API) getManifest(r *request) (answer, error) {
 	}
 	etag := etagOf(m.Digest)
 	header := http.Header{"Content-Type": {m.MediaType}, "Docker-Content-Digest": {m.Digest.String()}, "Etag": {etag}}
+	if err := checkIfMatch(r.Header, etag); err != nil {
+		return answer{}, err
+	}
 	if matchesETag(r.Header, etag) {
 		return answer{status: http.StatusNotModified, header: header}, nil
 	}
@@ -33,6 +37,10 @@ func (a *API) getManifest(r *request) (answer, error) {
 // putManifest checks a manifest by itself and gives it to core, which checks it against the repository.
 func (a *API) putManifest(r *request) (answer, error) {
 	ref, err := domain.ParseReference(r.reference)
+	if err != nil {
+		return answer{}, err
+	}
+	tags, err := tagParameters(ref, r.URL.Query()["tag"])
 	if err != nil {
 		return answer{}, err
 	}
@@ -61,7 +69,9 @@ func (a *API) putManifest(r *request) (answer, error) {
 			return answer{}, err
 		}
 	}
-	result, err := a.core.PutManifest(r.Context(), r.identity.Caller, r.name, core.Push{Reference: ref, Manifest: m, Create: r.create()})
+	result, err := a.core.PutManifest(r.Context(), r.identity.Caller, r.name, core.Push{
+		Reference: ref, Tags: tags, Manifest: m, Create: r.create(), Precondition: precondition(r.Header),
+	})
 	if err != nil {
 		return answer{}, err
 	}
@@ -71,7 +81,35 @@ func (a *API) putManifest(r *request) (answer, error) {
 	if result.Subject != "" {
 		header.Set("Oci-Subject", result.Subject.String())
 	}
+	for _, tag := range tags {
+		header.Add("Oci-Tag", tag)
+	}
 	return answer{status: http.StatusCreated, header: header}, nil
+}
+
+// maxTagParameters is how many tags one push by digest may set: as many as the specification asks registries for.
+const maxTagParameters = 10
+
+// tagParameters reads the tags that a push by digest names as parameters, each once, in the order of the request.
+func tagParameters(ref domain.Reference, values []string) (tags []string, err error) {
+	if len(values) > 0 && ref.Digest == "" {
+		return nil, domain.Errorf(domain.CodeTagInvalid, "tags are parameters of a push by digest only; push %s by its digest, or without parameters", ref.Tag)
+	}
+	for _, tag := range values {
+		if slices.Contains(tags, tag) {
+			continue
+		}
+		if err := domain.ValidateTag(tag); err != nil {
+			return nil, err
+		}
+		if tags = append(tags, tag); len(tags) > maxTagParameters {
+			return nil, &failure{
+				status: http.StatusRequestURITooLong,
+				cause:  domain.Errorf(domain.CodeUnsupported, "one push sets at most %d tags; push the same digest again with the others", maxTagParameters),
+			}
+		}
+	}
+	return tags, nil
 }
 
 // deleteManifest deletes a tag, or a manifest with all of its tags.
@@ -94,7 +132,7 @@ func (a *API) deleteManifest(r *request) (answer, error) {
 // manifestUnknown answers to what can be no tag: nothing is there. A malformed digest is the client's mistake.
 func manifestUnknown(r *request, err error) error {
 	if domain.CodeOf(err) == domain.CodeTagInvalid {
-		return domain.Errorf(domain.CodeManifestUnknown, "there is no manifest %q in %s", r.reference, r.name)
+		return domain.Errorf(domain.CodeManifestUnknown, "there is no manifest %s in %s", domain.Quote(r.reference), r.name)
 	}
 	return err
 }

@@ -66,6 +66,9 @@ func parseManifest(contentType string, content []byte) (m domain.Manifest, forei
 	if err != nil {
 		return m, nil, err
 	}
+	if err := checkMediaType("artifactType", fields.ArtifactType); err != nil {
+		return m, nil, err
+	}
 	m = domain.Manifest{MediaType: mediaType, Size: int64(len(content)), Content: content, Annotations: fields.Annotations, ArtifactType: fields.ArtifactType}
 	if fields.SchemaVersion != 2 {
 		return m, nil, invalid("schemaVersion is %d; it must be 2", fields.SchemaVersion)
@@ -74,6 +77,7 @@ func parseManifest(contentType string, content []byte) (m domain.Manifest, forei
 	case ocispec.MediaTypeImageManifest, dockerManifest:
 		foreign, err = readImage(&m, fields)
 	default:
+		m.Index = true
 		err = readIndex(&m, fields)
 	}
 	if err == nil && fields.Subject != nil && (mediaType == ocispec.MediaTypeImageManifest || mediaType == ocispec.MediaTypeImageIndex) {
@@ -90,17 +94,19 @@ func manifestType(contentType string, fields manifestFields) (string, error) {
 	if contentType != "" {
 		var err error
 		if declared, _, err = mime.ParseMediaType(contentType); err != nil {
-			return "", invalid("Content-Type %q is malformed", contentType)
+			return "", invalid("Content-Type %s is malformed", domain.Quote(contentType))
 		}
 	}
 	mediaType := fields.MediaType
 	switch {
+	case declared == dockerSchema1 || declared == dockerSchema1JWS || mediaType == dockerSchema1 || (declared == "" && fields.SchemaVersion == 1):
+		return "", invalid("Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests")
 	case declared == "" && mediaType == "":
 		return "", invalid("neither the Content-Type header nor the manifest's mediaType says what the manifest is")
 	case mediaType == "":
 		mediaType = declared
 	case declared != "" && declared != mediaType:
-		return "", invalid("Content-Type is %s, but the manifest's mediaType is %s", declared, mediaType)
+		return "", invalid("Content-Type is %s, but the manifest's mediaType is %s", domain.Quote(declared), domain.Quote(mediaType))
 	}
 	switch mediaType {
 	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex:
@@ -110,10 +116,8 @@ func manifestType(contentType string, fields manifestFields) (string, error) {
 			return "", invalid("a manifest of Docker's schema 2 must have its mediaType")
 		}
 		return mediaType, nil
-	case dockerSchema1, dockerSchema1JWS:
-		return "", invalid("Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests")
 	}
-	return "", invalid("media type %q is not supported; use an OCI image manifest or index, or a Docker schema 2 manifest or manifest list (artifacts are OCI image manifests with an artifactType)", mediaType)
+	return "", invalid("media type %s is not supported; use an OCI image manifest or index, or a Docker schema 2 manifest or manifest list (artifacts are OCI image manifests with an artifactType)", domain.Quote(mediaType))
 }
 
 // readImage takes over what an image manifest refers to.
@@ -173,11 +177,30 @@ func (d descriptor) check(what string) error {
 	if d.MediaType == "" {
 		return invalid("a %s has no mediaType", what)
 	}
+	if err := checkMediaType(what+"'s mediaType", d.MediaType); err != nil {
+		return err
+	}
 	if _, err := domain.ParseDigest(d.Digest.String()); err != nil {
 		return invalid("a %s has no valid digest: %v", what, err)
 	}
 	if d.Size < 0 {
 		return invalid("%s %s has a negative size", what, d.Digest)
+	}
+	return nil
+}
+
+// maxMediaType bounds media types, in bytes: two names of at most 127 characters each (RFC 6838, section 4.2).
+const maxMediaType = 255
+
+// checkMediaType bounds a media type, so that a list of what has it stays short. It leaves the grammar to the clients.
+func checkMediaType(what, text string) error {
+	if len(text) > maxMediaType {
+		return invalid("the %s is %d bytes long; at most %d are allowed", what, len(text), maxMediaType)
+	}
+	for _, c := range []byte(text) {
+		if c < ' ' || c > '~' {
+			return invalid("the %s %s must consist of printable ASCII characters", what, domain.Quote(text))
+		}
 	}
 	return nil
 }

@@ -87,6 +87,7 @@ var statuses = map[domain.Code]int{
 	domain.CodeInvalid:              http.StatusBadRequest,
 	domain.CodeNotFound:             http.StatusNotFound,
 	domain.CodeConflict:             http.StatusConflict,
+	domain.CodePreconditionFailed:   http.StatusPreconditionFailed,
 	domain.CodeManagedByResource:    http.StatusConflict,
 	domain.CodeOrganizationNotOwned: http.StatusForbidden,
 	domain.CodeStale:                http.StatusConflict,

@@ -60,14 +60,19 @@ func (a *API) postUpload(r *request) (answer, error) {
 	return a.finish(r, s, d)
 }
 
-// mount tries to link a blob of another repository, where ?mount= asks for it. If it is not to be had the client gets an
-// upload, as without the parameter: a caller who may not pull from the other repository learns nothing about it.
+// mount tries to link a blob of another repository, where ?mount= asks for it: of the one that ?from= names, else of any.
+// If it is not to be had the client gets an upload, as without the parameter: a caller who may not pull from the other
+// repository learns nothing about it.
 func (a *API) mount(r *request, query url.Values) (mounted bool, d digest.Digest, err error) {
 	if !query.Has("mount") {
 		return false, "", nil
 	}
 	if d, err = domain.ParseDigest(query.Get("mount")); err != nil {
 		return false, "", err
+	}
+	if query.Get("from") == "" {
+		mounted, err = a.core.MountAnyBlob(r.Context(), r.identity.Caller, r.name, d, r.mayPull, r.create())
+		return mounted, d, err
 	}
 	from, nowhere := domain.ParseRepositoryName(query.Get("from"))
 	if nowhere != nil || auth.Check(r.identity, auth.RepositoryPull) != nil {
