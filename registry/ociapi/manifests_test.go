@@ -8,6 +8,8 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
@@ -38,6 +40,9 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		Entry("If-None-Match", exchange{method: "GET", path: repo + "/manifests/v1", header: map[string]string{"If-None-Match": etag}, status: 304,
 			want: map[string]string{"ETag": etag, "Docker-Content-Digest": sha(image), "Content-Length": ""}}),
 		Entry("If-None-Match of what the tag pointed to before", exchange{method: "GET", path: repo + "/manifests/v1", header: map[string]string{"If-None-Match": `"` + sha(index) + `"`}, status: 200, want: whole, answer: image}),
+		Entry("If-Match", exchange{method: "GET", path: repo + "/manifests/v1", header: map[string]string{"If-Match": etag}, status: 200, want: whole, answer: image}),
+		Entry("If-Match of what the tag pointed to before", exchange{method: "GET", path: repo + "/manifests/v1", header: map[string]string{"If-Match": `"` + sha(index) + `"`}, status: 412,
+			answer: refusal("PRECONDITION_FAILED", `If-Match does not name `+etag+`, which is there`)}),
 		Entry("an unknown tag", exchange{method: "GET", path: repo + "/manifests/v2", status: 404, answer: refusal("MANIFEST_UNKNOWN", "manifest v2 is not in repository team-a/app")}),
 		Entry("an unknown digest", exchange{method: "GET", path: repo + "/manifests/" + sha("x"), status: 404, answer: refusal("MANIFEST_UNKNOWN", "manifest "+sha("x")+" is not in repository team-a/app")}),
 		Entry("HEAD of an unknown tag", exchange{method: "HEAD", path: repo + "/manifests/v2", status: 404}),
@@ -81,13 +86,22 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		Entry("a tag that is none", put(".v1", imageType, image), 400, "TAG_INVALID", `tag ".v1" is invalid: a letter, digit or '_', then at most 127 letters, digits, '.', '_' or '-'`),
 		Entry("a bad digest", put("sha256:00", imageType, image), 400, "DIGEST_INVALID", `digest "sha256:00" is invalid: use sha256:<64 hex digits> or sha512:<128 hex digits>`),
 		Entry("another digest", put(sha(index), imageType, image), 400, "DIGEST_INVALID", "the manifest's digest is "+sha(image)+", not "+sha(index)),
-		Entry("another media type", put("v1", indexType, image), 400, "MANIFEST_INVALID", "Content-Type is "+indexType+", but the manifest's mediaType is "+imageType),
+		Entry("another media type", put("v1", indexType, image), 400, "MANIFEST_INVALID", `Content-Type is "`+indexType+`", but the manifest's mediaType is "`+imageType+`"`),
 		Entry("no media type", put("v1", "", strings.Replace(image, `"mediaType":"`+imageType+`",`, "", 1)), 400, "MANIFEST_INVALID", "neither the Content-Type header nor the manifest's mediaType says what the manifest is"),
 		Entry("a malformed media type", put("v1", "a/b/c", image), 400, "MANIFEST_INVALID", `Content-Type "a/b/c" is malformed`),
 		Entry("an unknown media type", put("v1", "application/json", `{"schemaVersion":2}`), 400, "MANIFEST_INVALID",
 			`media type "application/json" is not supported; use an OCI image manifest or index, or a Docker schema 2 manifest or manifest list (artifacts are OCI image manifests with an artifactType)`),
 		Entry("schema 1", put("v1", dockerSchema1JWS, `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
 			"Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests"),
+		Entry("schema 1 without Content-Type", put("v1", "", `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
+			"Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests"),
+		Entry("schema 1 unsigned", put("v1", dockerSchema1, `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
+			"Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests"),
+		Entry("what is no UTF-8", put("v1", imageType, "{\"a\":\"\xff\"}"), 400, "MANIFEST_INVALID", "the manifest is not acceptable JSON: it is not UTF-8"),
+		Entry("an artifact type that never ends", put("v1", imageType, imageWith(`"artifactType":"`+strings.Repeat("a", 256)+`",`, "a/b", config)), 400, "MANIFEST_INVALID",
+			"the artifactType is 256 bytes long; at most 255 are allowed"),
+		Entry("a media type that is not ASCII", put("v1", imageType, imageManifest(`a/é`, config)), 400, "MANIFEST_INVALID",
+			`the config's mediaType "a/é" must consist of printable ASCII characters`),
 		Entry("schema 1 in the clothes of OCI", put("v1", imageType, `{"schemaVersion":1}`), 400, "MANIFEST_INVALID", "schemaVersion is 1; it must be 2"),
 		Entry("no JSON", put("v1", imageType, `image`), 400, "MANIFEST_INVALID", "the manifest is not acceptable JSON: it is malformed near byte 0"),
 		Entry("nothing", put("v1", imageType, ``), 400, "MANIFEST_INVALID", "the manifest does not have the form of one: unexpected end of JSON input"),
@@ -113,7 +127,7 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		checkStream(h, e, cutOff{strings.NewReader(image[:100])})
 	})
 
-	It("takes an index as large as the limit allows", func() {
+	It("reads an index as large as the limit allows", func() {
 		var children strings.Builder
 		for n := 0; children.Len() < domain.MaxManifest-400; n++ {
 			if n > 0 {
@@ -134,6 +148,169 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		e = put("v1", imageType, image)
 		e.want = map[string]string{"OCI-Subject": ""}
 		h.check(e)
+	})
+})
+
+var _ = Describe("a push by digest with tags", func() {
+	var h *harness
+	BeforeEach(func() { h = withContent() })
+	other := imageManifest("application/vnd.oci.image.config.v1+json", config)
+	pointsTo := func(tag, want string) {
+		GinkgoHelper()
+		Expect(h.do(exchange{method: "HEAD", path: repo + "/manifests/" + tag}).Header().Get("Docker-Content-Digest")).To(Equal(want))
+	}
+	// push names the tags of a query in a push of other.
+	push := func(query string) exchange {
+		e := put(sha(other), imageType, other)
+		e.path += "?" + query
+		return e
+	}
+
+	It("sets all of them, each once, and says so", func() {
+		e := push("tag=1.2.3&tag=latest&tag=1.2.3&tag=v1")
+		e.want = map[string]string{"Docker-Content-Digest": sha(other), "Location": repo + "/manifests/" + sha(other)}
+		for range 2 { // the second changes nothing
+			w := h.check(e)
+			Expect(w.Header().Values("OCI-Tag")).To(Equal([]string{"1.2.3", "latest", "v1"}))
+			for _, tag := range []string{"1.2.3", "latest", "v1"} {
+				pointsTo(tag, sha(other))
+			}
+		}
+		Expect(h.kinds()).To(Equal(map[audit.Kind]int{
+			audit.KindOrgCreate: 1, audit.KindCreateRepo: 1, audit.KindPushRepo: 1, audit.KindCreateTag: 4, audit.KindMoveTag: 1,
+		}), "v1, multi, 1.2.3 and latest came to be, v1 moved")
+	})
+
+	It("works with sha512, which a push by tag cannot name", func() {
+		long := digest.SHA512.FromString(other).String()
+		e := put(long+"?tag=new", imageType, other)
+		e.want = map[string]string{"Docker-Content-Digest": long}
+		h.check(e)
+		pointsTo("new", long)
+		// The same bytes again, by tag: there is nothing to change.
+		h.lock("new")
+		e = put("new", imageType, other)
+		e.want = map[string]string{"Docker-Content-Digest": long, "Location": repo + "/manifests/" + long}
+		h.check(e)
+		pointsTo("new", long)
+		h.check(exchange{method: "GET", path: repo + "/manifests/" + sha(other), status: 404, answer: refusal("MANIFEST_UNKNOWN", "manifest "+sha(other)+" is not in repository team-a/app")})
+	})
+
+	It("stores nothing if a tag is locked elsewhere, and names all that are", func() {
+		h.pushManifest(repo, "v2", image)
+		policy := h.lock("v.*")
+		e := push("tag=latest&tag=v2&tag=multi&tag=v1")
+		e.status, e.want = 422, map[string]string{"OCI-Tag": ""}
+		e.answer = fmt.Sprintf(`{"errors":[{"code":"TAG_IMMUTABLE","message":"cannot overwrite immutable tags 'v1', 'v2': %s stands, locked by namespace policy %s (pattern v.*)",`+
+			`"detail":{"tags":["v1","v2"],"count":2,"digest":%[1]q,"policy":{"uuid":%[2]q,"pattern":"v.*","scope":"namespace"}}}]}`, sha(image), policy)
+		h.check(e)
+		pointsTo("latest", "")
+		pointsTo("multi", sha(index))
+		h.check(exchange{method: "GET", path: repo + "/manifests/" + sha(other), status: 404, answer: refusal("MANIFEST_UNKNOWN", "manifest "+sha(other)+" is not in repository team-a/app")})
+		Expect(h.kinds()).To(HaveKeyWithValue(audit.KindPushFailed, 2))
+	})
+
+	DescribeTable("is refused", func(reference, query string, status int, code, message string) {
+		content := image
+		if reference == "" {
+			reference, content = sha(other), other
+		}
+		e := put(reference+"?"+query, imageType, content)
+		e.status, e.answer = status, refusal(code, message)
+		h.check(e)
+		pointsTo("new", "")
+	},
+		Entry("with what can be no tag", "", "tag=new&tag=.x", 400, "TAG_INVALID", `tag ".x" is invalid: a letter, digit or '_', then at most 127 letters, digits, '.', '_' or '-'`),
+		Entry("with an empty tag", "", "tag=new&tag=", 400, "TAG_INVALID", `tag "" is invalid: a letter, digit or '_', then at most 127 letters, digits, '.', '_' or '-'`),
+		Entry("with a digest as a tag", "", "tag=new&tag="+sha("x"), 400, "TAG_INVALID", `tag "`+sha("x")+`" is invalid: a letter, digit or '_', then at most 127 letters, digits, '.', '_' or '-'`),
+		Entry("with too many tags", "", "tag=new&tag=1&tag=2&tag=3&tag=4&tag=5&tag=6&tag=7&tag=8&tag=9&tag=10", 414, "UNSUPPORTED", "one push sets at most 10 tags; push the same digest again with the others"),
+		Entry("by tag", "v1", "tag=new", 400, "TAG_INVALID", "tags are parameters of a push by digest only; push v1 by its digest, or without parameters"),
+		Entry("with parameters that cannot be read", "", "tag=new;tag=2", 400, "INVALID", "the query is malformed: use name=value, joined by '&', special characters percent-encoded"),
+	)
+
+	It("takes as many tags as the specification asks for", func() {
+		h.check(push("tag=1&tag=2&tag=3&tag=4&tag=5&tag=6&tag=7&tag=8&tag=9&tag=10"))
+	})
+})
+
+var _ = Describe("a push with conditions", func() {
+	etag := func(content string) string { return `"` + sha(content) + `"` }
+	other := imageManifest("application/vnd.oci.image.config.v1+json", config)
+	DescribeTable("goes on only if they are met", func(reference string, header map[string]string, status int, stands string) {
+		h := withContent()
+		e := put(reference, "", other)
+		e.header, e.status = header, status
+		if status == 412 {
+			e.answer = refusal("PRECONDITION_FAILED", reference+" is not what the request's conditions ask for: "+stands+" stands")
+		}
+		h.check(e)
+		found := h.do(exchange{method: "HEAD", path: repo + "/manifests/" + reference}).Header().Get("Docker-Content-Digest")
+		if status == 201 {
+			Expect(found).To(Equal(sha(other)))
+		} else {
+			Expect(found).NotTo(Equal(sha(other)))
+		}
+	},
+		Entry("what was seen stands", "v1", map[string]string{"If-Match": etag("x") + ", " + etag(image)}, 201, ""),
+		Entry("something else stands", "v1", map[string]string{"If-Match": etag(index)}, 412, sha(image)),
+		Entry("anything stands", "v1", map[string]string{"If-Match": "*"}, 201, ""),
+		Entry("nothing stands", "v2", map[string]string{"If-Match": "*"}, 412, "nothing"),
+		Entry("nothing may stand, and nothing does", "v2", map[string]string{"If-None-Match": "*"}, 201, ""),
+		Entry("nothing may stand, and something does", "v1", map[string]string{"If-None-Match": "*"}, 412, sha(image)),
+		Entry("only something else may stand", "v1", map[string]string{"If-None-Match": etag(index)}, 201, ""),
+		Entry("by digest, it is new", sha(other), map[string]string{"If-None-Match": "*"}, 201, ""),
+	)
+
+	It("looks at them before it looks at the lock", func() {
+		h := withContent()
+		h.lock("v.*")
+		e := put("v1", "", other)
+		e.header, e.status = map[string]string{"If-None-Match": "*"}, 412
+		e.answer = refusal("PRECONDITION_FAILED", "v1 is not what the request's conditions ask for: "+sha(image)+" stands")
+		h.check(e)
+	})
+})
+
+var _ = Describe("sparse manifests", func() {
+	missing := describe(imageType, "elsewhere")
+	sparseIndex := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s,%s]}`, indexType, describe(imageType, image), missing)
+	sparseImage := imageManifest("application/vnd.oci.image.config.v1+json", config, layer, "elsewhere")
+
+	DescribeTable("are taken by configuration only", func(sparse core.Sparse, indexes, images int) {
+		h := newHarnessOn(core.Options{Sparse: sparse})
+		h.pushBlobs(repo, layer, config)
+		h.pushManifest(repo, "v1", image)
+		for content, status := range map[string]int{sparseIndex: indexes, sparseImage: images} {
+			e := put(sha(content), "", content)
+			e.status = status
+			if status == 404 {
+				kind := "blob"
+				if content == sparseIndex {
+					kind = "manifest"
+				}
+				e.answer = refusal("MANIFEST_BLOB_UNKNOWN", kind+" "+sha("elsewhere")+" is not in repository team-a/app; push it first")
+			}
+			h.check(e)
+			if status == 201 {
+				h.check(exchange{method: "GET", path: e.path, status: 200, answer: content})
+			}
+		}
+	},
+		Entry("none", core.Sparse{}, 404, 404),
+		Entry("indexes", core.Sparse{Indexes: true}, 201, 404),
+		Entry("images", core.Sparse{Images: true}, 404, 201),
+		Entry("both", core.Sparse{Indexes: true, Images: true}, 201, 201),
+	)
+
+	It("protect what comes later", func() {
+		h := newHarnessOn(core.Options{Sparse: core.Sparse{Indexes: true}})
+		h.pushBlobs(repo, layer, config)
+		h.pushManifest(repo, "multi", index)
+		h.lock("multi")
+		h.pushManifest(repo, sha(image), image)
+		w := h.do(exchange{method: "DELETE", path: repo + "/manifests/" + sha(image)})
+		Expect(w.Code).To(Equal(422))
+		Expect(w.Body.String()).To(ContainSubstring("cannot delete immutable tag 'multi'"))
 	})
 })
 

@@ -19,6 +19,7 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/auth"
 	blobfs "github.com/tidelock/tidelock/registry/blob/fs"
 	"github.com/tidelock/tidelock/registry/core"
@@ -237,6 +238,18 @@ func (h *harness) lock(pattern string) string {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	return policy.UUID
+}
+
+// kinds counts the entries of the audit log of team-a by their kind.
+func (h *harness) kinds() map[audit.Kind]int {
+	GinkgoHelper()
+	counts, err := h.core.LogCounts(context.Background(), audit.Query{Organization: "team-a", After: -1})
+	Expect(err).NotTo(HaveOccurred())
+	kinds := map[audit.Kind]int{}
+	for _, c := range counts {
+		kinds[c.Kind] += int(c.Count)
+	}
+	return kinds
 }
 
 // files counts the files of blobs and of uploads.

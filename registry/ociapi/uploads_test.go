@@ -190,8 +190,16 @@ var _ = Describe("uploads", func() {
 			Entry("of a blob that is not there", "mount="+sha("x")+"&from=team-a/app"),
 			Entry("from a repository that is not there", "mount="+sha(layer)+"&from=team-a/other"),
 			Entry("from what is no repository", "mount="+sha(layer)+"&from=x"),
-			Entry("from nowhere", "mount="+sha(layer)),
+			Entry("of a blob that is nowhere", "mount="+sha("x")),
 		)
+		It("finds the blob by itself, in a repository that the caller may pull from", func() {
+			e := mount("mount=" + sha(layer))
+			e.status, e.want = 201, map[string]string{"Location": target + "/blobs/" + sha(layer), "Docker-Content-Digest": sha(layer)}
+			h.check(e)
+			h.check(exchange{method: "GET", path: target + "/blobs/" + sha(layer), status: 200, answer: layer})
+			blobs, uploads := h.files()
+			Expect([]int{blobs, uploads}).To(Equal([]int{1, 0}))
+		})
 	})
 
 	Describe("belong to their caller and repository", func() {
