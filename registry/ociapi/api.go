@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -148,7 +147,7 @@ func (a *API) handle(r *http.Request) (answer, error) {
 		}
 		return answer{}, &failure{
 			status: http.StatusMethodNotAllowed, header: http.Header{"Allow": {allowed}},
-			cause: domain.Errorf(domain.CodeUnsupported, "%s is not allowed here; allowed are %s", r.Method, allowed),
+			cause: domain.Errorf(domain.CodeUnsupported, "the method is not allowed here; allowed are %s", allowed),
 		}
 	}
 	if err := auth.Check(identity, chosen.permission); err != nil {
@@ -159,9 +158,8 @@ func (a *API) handle(r *http.Request) (answer, error) {
 	}
 	req := &request{Request: r, identity: identity, reference: t.reference}
 	if t.endpoint != endpointBase && t.endpoint != endpointCatalog {
-		if strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
-			// A proxy that guards paths may have read another name than the registry would.
-			return answer{}, domain.Errorf(domain.CodeNameInvalid, "the path has a percent-encoded slash; write slashes as they are")
+		if err := checkPath(r.URL); err != nil {
+			return answer{}, err
 		}
 		if req.name, err = domain.ParseRepositoryName(t.name); err != nil {
 			return answer{}, err

@@ -54,7 +54,11 @@ func namePage(r *request, list func(after string, limit int) ([]string, error)) 
 	if err != nil {
 		return nil, "", err
 	}
-	names, err = list(r.URL.Query().Get("last"), size+1)
+	last, err := parameter(r.URL.Query(), "last")
+	if err != nil {
+		return nil, "", err
+	}
+	names, err = list(last, size+1)
 	if err != nil {
 		return nil, "", err
 	}
@@ -68,6 +72,15 @@ func namePage(r *request, list func(after string, limit int) ([]string, error)) 
 		names = []string{} // "[]", not "null"
 	}
 	return names, next, nil
+}
+
+// parameter reads a parameter that is compared with names. It is empty if the request does not have it.
+func parameter(query url.Values, name string) (string, error) {
+	value := query.Get(name)
+	if len(value) > domain.MaxRepositoryName || !printable(value) {
+		return "", domain.Errorf(domain.CodeInvalid, "%s=%s is not allowed: at most %d bytes of text", name, domain.Quote(value), domain.MaxRepositoryName)
+	}
+	return value, nil
 }
 
 func pageSize(query url.Values) (int, error) {
@@ -101,12 +114,19 @@ func (a *API) referrers(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	artifactType := query.Get("artifactType")
+	artifactType, err := parameter(query, "artifactType")
+	if err != nil {
+		return answer{}, err
+	}
+	last, err := parameter(query, "last")
+	if err != nil {
+		return answer{}, err
+	}
 	page := referrersPage{SchemaVersion: 2, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
 	next := ""
 	if size > 0 {
 		list, more, err := a.core.Referrers(r.Context(), r.name, core.ReferrersQuery{
-			Subject: subject, ArtifactType: artifactType, After: digest.Digest(query.Get("last")), Limit: size, Size: maxReferrersSize,
+			Subject: subject, ArtifactType: artifactType, After: digest.Digest(last), Limit: size, Size: maxReferrersSize,
 		})
 		if err != nil && domain.CodeOf(err) != domain.CodeNameUnknown {
 			return answer{}, err

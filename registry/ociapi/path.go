@@ -1,6 +1,13 @@
 package ociapi
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tidelock/tidelock/registry/domain"
+)
 
 // endpoint is one kind of address under /v2/.
 type endpoint int
@@ -70,6 +77,23 @@ func splitPath(path string) (target, bool) {
 		t.reference = ""
 	}
 	return t, true
+}
+
+// checkPath refuses what no name, tag, digest or upload id holds, before anything is looked up by it.
+func checkPath(address *url.URL) error {
+	if strings.Contains(strings.ToLower(address.RawPath), "%2f") {
+		// A proxy that guards paths may have read another name than the registry would.
+		return domain.Errorf(domain.CodeNameInvalid, "the path has a percent-encoded slash; write slashes as they are")
+	}
+	if !printable(address.Path) {
+		return domain.Errorf(domain.CodeNameInvalid, "the path has characters that no name holds")
+	}
+	return nil
+}
+
+// printable reports whether a text is UTF-8 without control characters: what every database takes.
+func printable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 func cutLast(path string) (before, last string, ok bool) {
