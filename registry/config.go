@@ -19,6 +19,9 @@ import (
 type Config struct {
 	// DataDir is where everything is kept. It must be on a local file system.
 	DataDir string
+	// Database is "sqlite", or empty, for a file in DataDir, or the URL of a PostgreSQL database that several replicas may
+	// share.
+	Database string
 	// Listen is the address to serve on, "host:port"; port 0 takes a free one.
 	Listen string
 	// AdminPasswordFile holds the password of the account "admin".
@@ -49,6 +52,7 @@ const configFlag = "config"
 // AddFlags adds the settings of a registry as flags, with the present values as defaults.
 func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.DataDir, "data-dir", c.DataDir, "directory of all data, on a local file system; made if it is not there")
+	flags.StringVar(&c.Database, "database", cmp.Or(c.Database, embeddedDatabase), "sqlite for a file in the data directory, or the URL of a PostgreSQL database, postgres://…; a password is better in TIDELOCK_DATABASE than on the command line")
 	flags.StringVar(&c.Listen, "listen", cmp.Or(c.Listen, DefaultListen), "address to serve on, host:port")
 	flags.StringVar(&c.AdminPasswordFile, "admin-password-file", c.AdminPasswordFile, "file with the password of the account admin")
 	flags.StringVar(&c.OperatorTokenFile, "operator-token-file", c.OperatorTokenFile, "file with the operator's token; the registry then waits for its operator before it takes writes")
@@ -159,6 +163,9 @@ func settingText(value *yaml.Node) (string, error) {
 func (c *Config) validate() error {
 	if c.DataDir == "" {
 		return errors.New("--data-dir is required")
+	}
+	if err := c.validateDatabase(); err != nil {
+		return err
 	}
 	if c.AdminPasswordFile == "" && c.OperatorTokenFile == "" {
 		return errors.New("nobody could log in; --admin-password-file is required")

@@ -31,7 +31,7 @@ var _ = Describe("settings", func() {
 	It("have defaults", func() {
 		cfg, err := load("", nil)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(cfg).To(Equal(Config{Listen: "127.0.0.1:5000", PoliciesDeletionDelay: 5 * time.Minute}))
+		Expect(cfg).To(Equal(Config{Database: "sqlite", Listen: "127.0.0.1:5000", PoliciesDeletionDelay: 5 * time.Minute}))
 	})
 
 	It("come from flags, then variables, then the file", func() {
@@ -46,6 +46,7 @@ var _ = Describe("settings", func() {
 	It("can all stand in the file", func() {
 		cfg, err := load(`# a comment
 data-dir: /var/lib/tidelock
+database: postgres://tidelock@db/tidelock
 listen: ":5000"
 admin-password-file: /etc/tidelock/password
 operator-token-file: /etc/tidelock/token
@@ -57,7 +58,7 @@ policies-deletion-delay: 30s
 `, nil)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(cfg).To(Equal(Config{
-			DataDir: "/var/lib/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
+			DataDir: "/var/lib/tidelock", Database: "postgres://tidelock@db/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
 			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
 		}))
@@ -105,6 +106,7 @@ policies-deletion-delay: 30s
 		Expect(cfg.DataDir).NotTo(BeADirectory())
 	},
 		Entry("no data directory", func(c *Config) { c.DataDir = "" }, "--data-dir is required"),
+		Entry("another database", func(c *Config) { c.Database = "mysql://user:secret@host/db" }, "--database must be sqlite, or a URL that begins with postgres://"),
 		Entry("nobody who could log in", func(c *Config) { c.AdminPasswordFile = "" }, "nobody could log in; --admin-password-file is required"),
 		Entry("half of TLS", func(c *Config) { c.TLSCert = "cert" }, "--tls-cert and --tls-key belong together"),
 		Entry("no port", func(c *Config) { c.Listen = "localhost" }, `--listen "localhost" is not host:port`),

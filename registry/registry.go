@@ -5,12 +5,9 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -20,13 +17,9 @@ import (
 	"github.com/tidelock/tidelock/registry/blob/fs"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
-	"github.com/tidelock/tidelock/registry/meta/sqlite"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 	"github.com/tidelock/tidelock/registry/ociapi"
 )
-
-// databaseFile is the name of the database in the data directory.
-const databaseFile = "tidelock.db"
 
 // expireInterval is how often idle uploads are looked for.
 const expireInterval = time.Minute
@@ -75,7 +68,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		return nil, err
 	}
 	r.closers = append(r.closers, directory.Release)
-	store, err := sqlite.Open(context.Background(), filepath.Join(directory.Path(), databaseFile), r.logger)
+	store, err := cfg.openDatabase(context.Background(), directory.Path(), r.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -197,27 +190,4 @@ func (r *Registry) Close() error {
 	}
 	r.closers = nil
 	return errors.Join(errs...)
-}
-
-// AdoptCluster hands the registry of a data directory over to another Kubernetes cluster, named by the UID of its
-// namespace kube-system. It is an offline operation: it refuses while a registry uses the directory.
-func AdoptCluster(ctx context.Context, dataDir, cluster string, logger *slog.Logger) (err error) {
-	if dataDir == "" {
-		return errors.New("--data-dir is required")
-	}
-	// Else a mistyped path would make, and adopt, an empty registry.
-	if _, err := os.Stat(filepath.Join(dataDir, databaseFile)); err != nil {
-		return fmt.Errorf("%s holds no registry: %w", dataDir, err)
-	}
-	directory, err := fs.Lock(dataDir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, directory.Release()) }()
-	store, err := sqlite.Open(ctx, filepath.Join(directory.Path(), databaseFile), logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	return core.New(store, core.Options{Logger: logger}).AdoptCluster(ctx, domain.System, cluster)
 }

@@ -20,6 +20,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
+
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 )
 
@@ -65,7 +67,7 @@ var _ = Describe("a registry", func() {
 		s := start(cfg)
 		_, err := New(cfg)
 		Expect(err).To(MatchError(fmt.Sprintf("data directory %s is in use by another registry (process %d)", cfg.DataDir, os.Getpid())))
-		Expect(AdoptCluster(context.Background(), cfg.DataDir, "uid", cfg.Logger)).To(MatchError(ContainSubstring("in use by another registry")))
+		Expect(AdoptCluster(context.Background(), cfg, "uid")).To(MatchError(ContainSubstring("in use by another registry")))
 
 		other := settings()
 		other.Listen = s.Addr().String()
@@ -220,14 +222,49 @@ var _ = Describe("a registry", func() {
 
 	It("can be handed over to another cluster while it is stopped", func() {
 		cfg := settings()
-		Expect(AdoptCluster(context.Background(), cfg.DataDir, "uid-2", cfg.Logger)).To(MatchError(ContainSubstring("holds no registry")))
+		Expect(AdoptCluster(context.Background(), cfg, "uid-2")).To(MatchError(ContainSubstring("holds no registry")))
 		Expect(cfg.DataDir).NotTo(BeADirectory())
 		start(cfg).end()
-		Expect(AdoptCluster(context.Background(), cfg.DataDir, "", cfg.Logger)).To(MatchError(ContainSubstring("UID")))
-		Expect(AdoptCluster(context.Background(), cfg.DataDir, "uid-2", cfg.Logger)).To(Succeed())
+		Expect(AdoptCluster(context.Background(), cfg, "")).To(MatchError(ContainSubstring("UID")))
+		Expect(AdoptCluster(context.Background(), cfg, "uid-2")).To(Succeed())
 		s := start(cfg)
 		_, body := s.call(http.DefaultClient, "GET", "/api/v1/superuser/logs", nil)
 		Expect(body).To(ContainSubstring("uid-2"))
+	})
+})
+
+var _ = Describe("replicas over one database", func() {
+	It("serve the same content, are told at once that they belong to another cluster, and start without one another", func() {
+		dsn, err := postgrestest.Database("replicas")
+		Expect(err).NotTo(HaveOccurred())
+		one, other := settings(), settings()
+		one.Database, other.Database = dsn, dsn
+		Expect(AdoptCluster(context.Background(), one, "uid-2")).To(MatchError(ContainSubstring("holds no registry")))
+		a, b := start(one), start(other)
+		response, _ := a.call(http.DefaultClient, "POST", "/api/v1/organization/", strings.NewReader(`{"name":"team-a"}`))
+		Expect(response.StatusCode).To(Equal(http.StatusCreated))
+		response, _ = b.call(http.DefaultClient, "GET", "/api/v1/organization/team-a", nil)
+		Expect(response.StatusCode).To(Equal(http.StatusOK))
+		Expect(AdoptCluster(context.Background(), one, "uid-2")).To(Succeed())
+		for _, replica := range []*running{a, b} {
+			_, body := replica.call(http.DefaultClient, "GET", "/api/v1/superuser/logs", nil)
+			Expect(body).To(ContainSubstring("uid-2"))
+		}
+		a.end()
+		response, _ = b.call(http.DefaultClient, "GET", "/readyz", nil)
+		Expect(response.StatusCode).To(Equal(http.StatusOK))
+	})
+
+	It("are not started on a database that is not there, and the answer hides the password", func() {
+		cfg := settings()
+		cfg.Database = "postgres://tidelock:secret@127.0.0.1:1/tidelock"
+		_, err := New(cfg)
+		Expect(err).To(MatchError(ContainSubstring("database tidelock on 127.0.0.1")))
+		Expect(err.Error()).NotTo(ContainSubstring("secret"))
+		cfg.Database = "postgres://tidelock:secret@127.0.0.1:port/tidelock"
+		_, err = New(cfg)
+		Expect(err).To(HaveOccurred())
+		Expect(err.Error()).NotTo(ContainSubstring("secret"))
 	})
 })
 

@@ -38,19 +38,20 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 func newAdoptClusterCommand(cfg *registry.Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "adopt-cluster UID",
-		Short: "Hand a stopped registry over to another Kubernetes cluster",
-		Long: `Hand a stopped registry over to another Kubernetes cluster, after a migration or a rebuilt cluster. UID is the one of
-that cluster's namespace kube-system:
+		Short: "Hand a registry over to another Kubernetes cluster",
+		Long: `Hand a registry over to another Kubernetes cluster, after a migration or a rebuilt cluster. With an embedded database it
+has to be stopped. UID is the one of that cluster's namespace kube-system:
 
   kubectl get namespace kube-system -o jsonpath={.metadata.uid}
 
 Policies, locks and evidence stay as they are. The change is an entry of the audit log.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := registry.AdoptCluster(cmd.Context(), cfg.DataDir, args[0], newLogger()); err != nil {
+			cfg.Logger = newLogger()
+			if err := registry.AdoptCluster(cmd.Context(), *cfg, args[0]); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "the registry in %s now belongs to cluster %s\n", cfg.DataDir, args[0])
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "the registry now belongs to cluster %s\n", args[0])
 			return err
 		},
 	}

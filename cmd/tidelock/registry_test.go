@@ -100,7 +100,7 @@ var _ = Describe("tidelock registry", func() {
 
 		out, err := command("registry", "adopt-cluster", "uid", "--data-dir", filepath.Join(dir, "data")).Output()
 		Expect(err).NotTo(HaveOccurred())
-		Expect(string(out)).To(Equal(fmt.Sprintf("the registry in %s now belongs to cluster uid\n", filepath.Join(dir, "data"))))
+		Expect(string(out)).To(Equal("the registry now belongs to cluster uid\n"))
 	})
 
 	It("starts after a kill", func() {

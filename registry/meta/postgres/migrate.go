@@ -19,15 +19,11 @@ var migrations embed.FS
 const lockSeconds = 600
 
 // migrate brings the schema up to date, under a lock of the session.
-func migrate(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Sub(migrations, "migrations")
+func migrate(ctx context.Context, db *sql.DB, all fs.FS) error {
+	files, err := fs.Sub(all, "migrations")
 	if err != nil {
 		return err
 	}
-	return migrateTo(ctx, db, files)
-}
-
-func migrateTo(ctx context.Context, db *sql.DB, files fs.FS) error {
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, lockSeconds))
 	if err != nil {
 		return err

@@ -94,7 +94,7 @@ func (s *Store) prepare(ctx context.Context) error {
 	if err := s.writes.PingContext(ctx); err != nil {
 		return err
 	}
-	if err := migrate(ctx, s.writes); err != nil {
+	if err := migrate(ctx, s.writes, migrations); err != nil {
 		return fmt.Errorf("bringing the schema up to date: %w", err)
 	}
 	return nil

@@ -3,9 +3,33 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"io/fs"
+	"testing/fstest"
 
 	"github.com/tidelock/tidelock/registry/meta"
 )
+
+// CreateVersion1 makes a database with the schema of the first version, and runs statements in it.
+func CreateVersion1(ctx context.Context, path string, statements []string) error {
+	content, err := fs.ReadFile(migrations, "migrations/00001_initial.sql")
+	if err != nil {
+		return err
+	}
+	db, err := open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	if err := migrate(ctx, db, fstest.MapFS{"migrations/00001_initial.sql": {Data: content}}); err != nil {
+		return err
+	}
+	for _, statement := range statements {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Queued counts the writes that wait for the next transaction.
 func (s *Store) Queued() int { return len(s.writer.requests) + len(s.writer.background) }

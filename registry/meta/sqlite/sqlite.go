@@ -45,7 +45,7 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 		return nil, err
 	}
 	write.SetMaxOpenConns(1)
-	if err := migrate(ctx, write); err != nil {
+	if err := migrate(ctx, write, migrations); err != nil {
 		_ = write.Close()
 		return nil, fmt.Errorf("%s: bringing the schema up to date: %w", path, err)
 	}
@@ -85,8 +85,8 @@ func open(path string, options ...string) (*sql.DB, error) {
 	return db, nil
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Sub(migrations, "migrations")
+func migrate(ctx context.Context, db *sql.DB, all fs.FS) error {
+	files, err := fs.Sub(all, "migrations")
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/metatest"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 )
 
@@ -193,5 +194,16 @@ var _ = Describe("The writer", func() {
 			})
 		}
 		wg.Wait()
+	})
+})
+
+var _ = Describe("A database of the first version", func() {
+	It("is brought up to date and keeps what it holds", func() {
+		path := filepath.Join(GinkgoT().TempDir(), "tidelock.db")
+		Expect(sqlite.CreateVersion1(ctx, path, metatest.Version1)).To(Succeed())
+		store, err := sqlite.Open(ctx, path, slog.New(slog.DiscardHandler))
+		Expect(err).NotTo(HaveOccurred())
+		defer func() { Expect(store.Close()).To(Succeed()) }()
+		metatest.ExpectVersion1(store)
 	})
 })

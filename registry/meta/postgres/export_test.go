@@ -1,0 +1,25 @@
+package postgres
+
+import (
+	"context"
+	"io/fs"
+	"testing/fstest"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// MigrateToVersion1 makes the schema of the first version.
+func MigrateToVersion1(ctx context.Context, dsn string) error {
+	const first = "migrations/00001_initial.sql"
+	content, err := fs.ReadFile(migrations, first)
+	if err != nil {
+		return err
+	}
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return err
+	}
+	db := connect(config, 1)
+	defer func() { _ = db.Close() }()
+	return migrate(ctx, db, fstest.MapFS{first: {Data: content}})
+}
