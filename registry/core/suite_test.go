@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -29,11 +30,8 @@ func TestCore(t *testing.T) {
 
 // engines are the stores that every behaviour is tested on.
 var engines = map[string]func(dir string) meta.Store{
-	"sqlite": func(dir string) meta.Store {
-		store, err := sqlite.Open(context.Background(), filepath.Join(dir, "tidelock.db"), quiet)
-		Expect(err).NotTo(HaveOccurred())
-		return store
-	},
+	"sqlite":                       openSQLite,
+	"sqlite, each write run twice": func(dir string) meta.Store { return repeatingStore{openSQLite(dir)} },
 	"postgres": func(dir string) meta.Store {
 		dsn, err := postgrestest.Database(dir)
 		Expect(err).NotTo(HaveOccurred())
@@ -44,6 +42,29 @@ var engines = map[string]func(dir string) meta.Store{
 }
 
 var quiet = slog.New(slog.DiscardHandler)
+
+func openSQLite(dir string) meta.Store {
+	store, err := sqlite.Open(context.Background(), filepath.Join(dir, "tidelock.db"), quiet)
+	Expect(err).NotTo(HaveOccurred())
+	return store
+}
+
+// repeatingStore runs each write once in vain before it runs it, as engines do whose transactions meet.
+type repeatingStore struct{ meta.Store }
+
+func (s repeatingStore) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+	inVain := errors.New("in vain")
+	err := s.Store.Write(ctx, scope, func(tx *meta.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return inVain
+	})
+	if !errors.Is(err, inVain) {
+		return err
+	}
+	return s.Store.Write(ctx, scope, fn)
+}
 
 // eachEngine declares specs for every engine.
 func eachEngine(text string, specs func(h *harness)) bool {
