@@ -35,6 +35,8 @@ CERTIFICATES ?= /etc/ssl/certs/ca-certificates.crt
 TEST_PACKAGES = $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
 TEST_TIMEOUT ?= 20m
 SOAK_TIMEOUT ?= 6h
+# How long `make soak` looks for bad input with each fuzz target.
+FUZZ_TIME ?= 5m
 
 ##@ Use
 
@@ -91,6 +93,7 @@ soak: build ## Run the tests in their long form.
 	@hack/packages.sh skopeo podman
 	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm
 	TIDELOCK_SOAK=1 go test -count=1 -timeout $(SOAK_TIMEOUT) $(TEST_PACKAGES)
+	hack/fuzz.sh $(FUZZ_TIME)
 
 .PHONY: bench
 bench: build ## Measure, beside another registry in the same run.

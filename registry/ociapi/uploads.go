@@ -91,7 +91,7 @@ func checkAlgorithm(query url.Values) error {
 	case digest.SHA256, digest.SHA512:
 		return nil
 	default:
-		return domain.Errorf(domain.CodeDigestInvalid, "digest algorithm %q is not supported; use sha256 or sha512", algorithm)
+		return domain.Errorf(domain.CodeDigestInvalid, "digest algorithm %s is not supported; use sha256 or sha512", domain.Quote(algorithm.String()))
 	}
 }
 
@@ -273,10 +273,10 @@ func chunkOffset(r *http.Request) (int64, error) {
 	from, fromOK := parseOffset(first)
 	to, toOK := parseOffset(last)
 	if !fromOK || !toOK || to < from {
-		return 0, domain.Errorf(domain.CodeBlobUploadInvalid, "Content-Range %q is not <first byte>-<last byte>", text)
+		return 0, domain.Errorf(domain.CodeBlobUploadInvalid, "Content-Range %s is not <first byte>-<last byte>", domain.Quote(text))
 	}
 	if r.ContentLength != to-from+1 {
-		return 0, domain.Errorf(domain.CodeSizeInvalid, "Content-Range %s needs a Content-Length of %d", text, to-from+1)
+		return 0, domain.Errorf(domain.CodeSizeInvalid, "Content-Range %d-%d needs a Content-Length of %d", from, to, to-from+1)
 	}
 	return from, nil
 }

@@ -2,12 +2,15 @@ package clients
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
 )
 
 var _ = Describe("client", func() {
@@ -27,7 +30,7 @@ func behaves(c client) {
 		Expect(c.login(m, password)).To(Succeed(), "login")
 	})
 
-	It("pushes", func() {
+	c.does("push", "pushes, and pushes again", func() {
 		image := newImage()
 		_, err := c.push(m, image.layout(), repository+":pushed")
 		Expect(err).NotTo(HaveOccurred())
@@ -41,7 +44,7 @@ func behaves(c client) {
 	})
 
 	if c.pull != nil {
-		It("pulls each byte", func() {
+		c.does("pull", "gets each byte, by tag and by digest", func() {
 			image := newImage()
 			image.push(repository, "pulled")
 			layout := filepath.Join(GinkgoT().TempDir(), "pulled")
@@ -54,7 +57,7 @@ func behaves(c client) {
 	}
 
 	if c.digest != nil {
-		It("pulls", func() {
+		c.does("pull", "gets the digest", func() {
 			image := newImage()
 			image.push(repository, "pulled")
 			Expect(c.digest(m, repository+":pulled")).To(Equal(image.digest()))
@@ -62,7 +65,7 @@ func behaves(c client) {
 	}
 
 	if c.copy != nil {
-		It("copies, to another organization too", func() {
+		c.does("copy", "copies, to another organization too", func() {
 			image := newImage()
 			image.push(repository, "original")
 			for _, to := range []string{repository, c.name + "-other/app"} {
@@ -73,14 +76,81 @@ func behaves(c client) {
 		})
 	}
 
-	It("lists tags, however many there are", func() {
+	if c.copyAll != nil {
+		c.does("copy an index", "copies all of its images", func() {
+			images := []testImage{newImage(), newImage()}
+			index := pushIndex(repository, "multi", images...)
+			to := c.name + "-other/multi"
+			_, err := c.copyAll(m, repository+":multi", to+":copied")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(tagDigest(to, "copied")).To(Equal(index))
+			for _, image := range images {
+				Expect(tagDigest(to, image.digest())).To(Equal(image.digest()), "a child, by its digest")
+			}
+		})
+	}
+
+	if c.copy != nil {
+		c.does("copy an artifact", "keeps what it refers to", func() {
+			image := newImage()
+			image.push(repository, "subject")
+			artifact := newArtifact(image)
+			artifact.push(repository, "artifact")
+			to := c.name + "-other/artifact"
+			image.push(to, "subject")
+			_, err := c.copy(m, repository+":artifact", to+":artifact")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(tagDigest(to, "artifact")).To(Equal(artifact.digest()))
+			Expect(referrers(to, image.digest())).To(Equal([]string{artifactType}))
+		})
+	}
+
+	c.does("list tags", "lists them, however many there are", func() {
 		listed := c.tags(m, "many/tags")
 		slices.Sort(listed)
 		Expect(listed).To(Equal(manyTags))
 	})
 
+	if c.repositories != nil {
+		c.does("list repositories", "lists the catalog", func() {
+			newImage().push(repository, "listed")
+			Expect(c.repositories(m)).To(And(ContainSubstring("many/tags"), ContainSubstring(repository)))
+		})
+	}
+
+	if c.inspect != nil {
+		c.does("inspect", "tells of an image, and of one that is not there", func() {
+			image := newImage()
+			image.push(repository, "inspected")
+			out, err := c.inspect(m, repository+":inspected")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(out).To(Or(ContainSubstring(image.digest()), ContainSubstring(digest.FromBytes(image.config).String())))
+			_, err = c.inspect(m, repository+":nothing")
+			Expect(err).To(HaveOccurred())
+		})
+	}
+
+	if c.attach != nil {
+		c.does("artifact with a subject", "attaches one to a locked image too, and lists it", func() {
+			image := newImage()
+			attached := c.name + "-attached/app"
+			image.push(attached, "v1")
+			lock(c.name + "-attached")
+			for _, artifactType := range []string{"application/vnd.example.sbom", "application/vnd.example.signature"} {
+				_, err := c.attach(m, artifactType, attached+":v1")
+				Expect(err).NotTo(HaveOccurred())
+			}
+			Expect(referrers(attached, image.digest())).To(ConsistOf("application/vnd.example.sbom", "application/vnd.example.signature"))
+			Expect(c.referrers(m, attached+":v1")).To(And(ContainSubstring("application/vnd.example.sbom"), ContainSubstring("application/vnd.example.signature")))
+			response, _ := call("GET", "/v2/"+attached+"/tags/list", "", nil)
+			Expect(response.StatusCode).To(Equal(http.StatusOK))
+			fallback := strings.Replace(image.digest(), ":", "-", 1)
+			Expect(tagDigest(attached, fallback)).To(BeEmpty(), "the client need not keep a list in a tag")
+		})
+	}
+
 	if c.deleteTag != nil {
-		It("deletes a tag and nothing else", func() {
+		c.does("delete a tag", "deletes that and nothing else", func() {
 			image := newImage()
 			image.push(repository, "stays", "goes")
 			_, err := c.deleteTag(m, repository+":goes")
@@ -91,7 +161,7 @@ func behaves(c client) {
 	}
 
 	if c.deleteDigest != nil {
-		It("deletes a digest with its tags", func() {
+		c.does("delete a manifest", "deletes it with its tags", func() {
 			image := newImage()
 			image.push(repository, "first", "second")
 			_, err := c.deleteDigest(m, repository, image.digest())
@@ -101,7 +171,7 @@ func behaves(c client) {
 		})
 	}
 
-	It("shows why a locked tag cannot be changed, and pulls it", func() {
+	c.does("locked tag", "shows why it cannot be changed, and pulls it", func() {
 		organization := c.name + "-locked"
 		locked := organization + "/app"
 		image, other := newImage(), newImage()
@@ -145,33 +215,99 @@ func behaves(c client) {
 }
 
 var _ = Describe("client", func() {
-	Context("helm", func() {
-		It("pushes and pulls a chart, and shows why a locked version cannot be changed", func() {
-			m, helm := newMachine(), built("helm")
+	Context(helm.name, Ordered, func() {
+		const repository, chart = "helm/charts", "helm/charts/chart"
+		var m *machine
+		BeforeAll(func() {
+			m = newMachine()
 			login := func(password string) error {
-				return failure(m.run(helm, "registry", "login", host, "--plain-http", "-u", user, "-p", password))
+				return failure(m.run(built("helm"), "registry", "login", host, "--plain-http", "-u", user, "-p", password))
 			}
 			Expect(login("wrong")).NotTo(Succeed())
 			Expect(login(password)).To(Succeed())
+			m.must(built("helm"), "create", "chart")
+			m.must(built("helm"), "package", "chart")
+		})
+		push := func() (string, error) {
+			return m.run(built("helm"), "push", "chart-0.1.0.tgz", "oci://"+host+"/"+repository, "--plain-http")
+		}
 
-			m.must(helm, "create", "chart")
-			m.must(helm, "package", "chart")
-			m.must(helm, "push", "chart-0.1.0.tgz", "oci://"+host+"/helm/charts", "--plain-http")
+		helm.does("push", "pushes a chart, and pushes it again", func() {
+			for range 2 {
+				_, err := push()
+				Expect(err).NotTo(HaveOccurred())
+				Expect(tagDigest(chart, "0.1.0")).NotTo(BeEmpty())
+			}
+		})
+
+		helm.does("pull", "gets each byte", func() {
 			target := GinkgoT().TempDir()
-			m.must(helm, "pull", "oci://"+host+"/helm/charts/chart", "--version", "0.1.0", "--plain-http", "--destination", target)
+			m.must(built("helm"), "pull", "oci://"+host+"/"+chart, "--version", "0.1.0", "--plain-http", "--destination", target)
 			original, err := os.ReadFile(filepath.Join(m.home, "chart-0.1.0.tgz"))
 			Expect(err).NotTo(HaveOccurred())
 			Expect(os.ReadFile(filepath.Join(target, "chart-0.1.0.tgz"))).To(Equal(original))
-			digest := tagDigest("helm/charts/chart", "0.1.0")
-
-			policy := lock("helm")
-			values := filepath.Join(m.home, "chart", "values.yaml")
-			Expect(os.WriteFile(values, []byte("changed: true\n"), 0o600)).To(Succeed())
-			m.must(helm, "package", "chart")
-			out, err := m.run(helm, "push", "chart-0.1.0.tgz", "oci://"+host+"/helm/charts", "--plain-http")
-			Expect(err).To(HaveOccurred())
-			Expect(out).To(ContainSubstring(fmt.Sprintf("cannot overwrite immutable tag '0.1.0': %s stands, locked by namespace policy %s (pattern .*)", digest, policy)))
-			Expect(tagDigest("helm/charts/chart", "0.1.0")).To(Equal(digest))
 		})
+
+		helm.does("list tags", "finds the newest version that fits", func() {
+			Expect(m.must(built("helm"), "show", "chart", "oci://"+host+"/"+chart, "--version", ">0.0.1", "--plain-http")).To(ContainSubstring("version: 0.1.0"))
+		})
+
+		helm.does("inspect", "shows a chart, and misses one that is not there", func() {
+			Expect(m.must(built("helm"), "show", "chart", "oci://"+host+"/"+chart, "--version", "0.1.0", "--plain-http")).To(ContainSubstring("name: chart"))
+			_, err := m.run(built("helm"), "show", "chart", "oci://"+host+"/"+chart, "--version", "0.2.0", "--plain-http")
+			Expect(err).To(HaveOccurred())
+		})
+
+		helm.does("locked tag", "shows why a locked version cannot be changed", func() {
+			standing, policy := tagDigest(chart, "0.1.0"), lock("helm")
+			_, err := push()
+			Expect(err).NotTo(HaveOccurred(), "pushing the digest that stands")
+			Expect(os.WriteFile(filepath.Join(m.home, "chart", "values.yaml"), []byte("changed: true\n"), 0o600)).To(Succeed())
+			m.must(built("helm"), "package", "chart")
+			out, err := push()
+			Expect(err).To(HaveOccurred())
+			Expect(out).To(ContainSubstring(fmt.Sprintf("cannot overwrite immutable tag '0.1.0': %s stands, locked by namespace policy %s (pattern .*)", standing, policy)))
+			Expect(tagDigest(chart, "0.1.0")).To(Equal(standing))
+		})
+	})
+})
+
+// operations are the columns of the table, in order.
+var operations = []string{
+	"push", "pull", "copy", "copy an index", "copy an artifact", "list tags", "list repositories", "inspect", "artifact with a subject", "delete a tag", "delete a manifest", "locked tag",
+}
+
+// shown has the operations of each client for which there is a spec.
+var shown = map[string][]string{}
+
+// does declares the spec of one operation: a cell of the table.
+func (c client) does(operation, text string, body func()) {
+	shown[c.name] = append(shown[c.name], operation)
+	It(operation+": "+text, body)
+}
+
+var _ = Describe("the table of clients and operations", func() {
+	It("is in the documentation as the specs show it", func() {
+		header, rule := "| client |", "|---|"
+		for _, operation := range operations {
+			header, rule = header+" "+operation+" |", rule+"---|"
+		}
+		table := []string{header, rule}
+		for _, c := range append(slices.Clone(clients), helm) {
+			row := "| " + c.name + " |"
+			for _, operation := range operations {
+				cell := "–"
+				if slices.Contains(shown[c.name], operation) {
+					cell = "yes"
+				}
+				row += " " + cell + " |"
+			}
+			Expect(operations).To(ContainElements(shown[c.name]))
+			table = append(table, row)
+		}
+		document, err := os.ReadFile(filepath.Join("..", "..", "docs", "api.md"))
+		Expect(err).NotTo(HaveOccurred())
+		want := strings.Join(table, "\n")
+		Expect(strings.Contains(string(document), want)).To(BeTrue(), "docs/api.md must have:\n"+want)
 	})
 })

@@ -57,6 +57,21 @@ func newImage() testImage {
 	return i
 }
 
+// artifactType is the type of each newArtifact.
+const artifactType = "application/vnd.example.report"
+
+// newArtifact is an artifact of one file that refers to an image.
+func newArtifact(subject testImage) testImage {
+	GinkgoHelper()
+	i := testImage{config: []byte("{}"), layer: []byte("report of " + subject.digest())}
+	of := describe(ocispec.MediaTypeImageManifest, subject.manifest)
+	i.manifest = encode(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType, Subject: &of,
+		Config: describe(ocispec.MediaTypeEmptyJSON, i.config), Layers: []ocispec.Descriptor{describe("text/plain", i.layer)},
+	})
+	return i
+}
+
 func (i testImage) digest() string { return digest.FromBytes(i.manifest).String() }
 
 // blobs are all parts of the image.
@@ -112,4 +127,33 @@ func (i testImage) push(repository string, tags ...string) {
 		response, body := call("PUT", fmt.Sprintf("/v2/%s/manifests/%s", repository, tag), ocispec.MediaTypeImageManifest, i.manifest)
 		Expect(response.StatusCode).To(Equal(http.StatusCreated), string(body))
 	}
+}
+
+// pushIndex stores an index of images under a tag, without any client, and returns its digest. The images have no tags.
+func pushIndex(repository, tag string, images ...testImage) string {
+	GinkgoHelper()
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for n, image := range images {
+		image.push(repository, image.digest())
+		child := describe(ocispec.MediaTypeImageManifest, image.manifest)
+		child.Platform = &ocispec.Platform{OS: "linux", Architecture: []string{"amd64", "arm64"}[n]}
+		index.Manifests = append(index.Manifests, child)
+	}
+	content := encode(index)
+	response, body := call("PUT", fmt.Sprintf("/v2/%s/manifests/%s", repository, tag), ocispec.MediaTypeImageIndex, content)
+	Expect(response.StatusCode).To(Equal(http.StatusCreated), string(body))
+	return digest.FromBytes(content).String()
+}
+
+// referrers lists the artifact types of what refers to a manifest.
+func referrers(repository, digest string) (types []string) {
+	GinkgoHelper()
+	response, body := call("GET", fmt.Sprintf("/v2/%s/referrers/%s", repository, digest), "", nil)
+	Expect(response.StatusCode).To(Equal(http.StatusOK), string(body))
+	var list ocispec.Index
+	Expect(json.Unmarshal(body, &list)).To(Succeed())
+	for _, m := range list.Manifests {
+		types = append(types, m.ArtifactType)
+	}
+	return types
 }

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -21,7 +22,16 @@ type client struct {
 	pull   func(m *machine, reference, layout string) error
 	digest func(m *machine, reference string) (string, error)
 	copy   func(m *machine, from, to string) (string, error)
-	tags   func(m *machine, repository string) []string
+	// copyAll copies an index with all of its images.
+	copyAll func(m *machine, from, to string) (string, error)
+	tags    func(m *machine, repository string) []string
+	// repositories lists all repositories of the registry.
+	repositories func(m *machine) string
+	// inspect tells about an image without its layers; the answer has its digest or its architecture.
+	inspect func(m *machine, reference string) (string, error)
+	// attach pushes an artifact that refers to an image; referrers lists what refers to one.
+	attach    func(m *machine, artifactType, reference string) (string, error)
+	referrers func(m *machine, reference string) (string, error)
 	// deleteTag removes one tag, deleteDigest the manifest behind a reference.
 	deleteTag    func(m *machine, reference string) (string, error)
 	deleteDigest func(m *machine, repository, digest string) (string, error)
@@ -45,6 +55,13 @@ var clients = []client{
 		},
 		copy: func(m *machine, from, to string) (string, error) {
 			return m.run(built("crane"), "copy", host+"/"+from, host+"/"+to)
+		},
+		copyAll: func(m *machine, from, to string) (string, error) {
+			return m.run(built("crane"), "copy", host+"/"+from, host+"/"+to)
+		},
+		repositories: func(m *machine) string { return m.must(built("crane"), "catalog", host) },
+		inspect: func(m *machine, reference string) (string, error) {
+			return m.run(built("crane"), "digest", host+"/"+reference)
 		},
 		tags: func(m *machine, repository string) []string {
 			return strings.Fields(m.must(built("crane"), "ls", host+"/"+repository))
@@ -71,6 +88,23 @@ var clients = []client{
 		copy: func(m *machine, from, to string) (string, error) {
 			return m.run(built("regctl"), "image", "copy", host+"/"+from, host+"/"+to)
 		},
+		copyAll: func(m *machine, from, to string) (string, error) {
+			return m.run(built("regctl"), "image", "copy", host+"/"+from, host+"/"+to)
+		},
+		repositories: func(m *machine) string { return m.must(built("regctl"), "repo", "ls", "--limit", "1000", host) },
+		inspect: func(m *machine, reference string) (string, error) {
+			return m.run(built("regctl"), "manifest", "head", host+"/"+reference)
+		},
+		attach: func(m *machine, artifactType, reference string) (string, error) {
+			file := filepath.Join(m.home, "artifact")
+			if err := os.WriteFile(file, []byte(artifactType), 0o600); err != nil {
+				return "", err
+			}
+			return m.run(built("regctl"), "artifact", "put", "--artifact-type", artifactType, "--subject", host+"/"+reference, "--file", file)
+		},
+		referrers: func(m *machine, reference string) (string, error) {
+			return m.run(built("regctl"), "artifact", "list", host+"/"+reference)
+		},
 		tags: func(m *machine, repository string) []string {
 			return strings.Fields(m.must(built("regctl"), "tag", "ls", host+"/"+repository))
 		},
@@ -94,6 +128,12 @@ var clients = []client{
 		},
 		copy: func(m *machine, from, to string) (string, error) {
 			return m.run(installed("skopeo"), "copy", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+host+"/"+from, "docker://"+host+"/"+to)
+		},
+		copyAll: func(m *machine, from, to string) (string, error) {
+			return m.run(installed("skopeo"), "copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+host+"/"+from, "docker://"+host+"/"+to)
+		},
+		inspect: func(m *machine, reference string) (string, error) {
+			return m.run(installed("skopeo"), "inspect", "--tls-verify=false", "docker://"+host+"/"+reference)
 		},
 		tags: func(m *machine, repository string) []string {
 			GinkgoHelper()
@@ -126,6 +166,12 @@ var clients = []client{
 			out, err := m.podman("image", "inspect", "--format", "{{.Digest}}", host+"/"+reference)
 			return strings.TrimSpace(out), err
 		},
+		repositories: func(m *machine) string {
+			GinkgoHelper()
+			out, err := m.podman("search", "--limit", "100000", "--tls-verify=false", "--no-trunc", "--format", "{{.Name}}", host+"/")
+			Expect(err).NotTo(HaveOccurred())
+			return out
+		},
 		tags: func(m *machine, repository string) (tags []string) {
 			GinkgoHelper()
 			out, err := m.podman("search", "--list-tags", "--limit", "100000", "--tls-verify=false", host+"/"+repository)
@@ -139,6 +185,9 @@ var clients = []client{
 		},
 	},
 }
+
+// helm works on charts, so it has words of its own.
+var helm = client{name: "helm"}
 
 // podman works in a store of its own, which needs no privileges of the kernel.
 func (m *machine) podman(arguments ...string) (string, error) {
