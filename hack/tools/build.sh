@@ -27,7 +27,7 @@ export GOWORK=off GOFLAGS=-buildvcs=false
 
 k8s_tools="kube-apiserver etcd kubectl kube-controller-manager kube-scheduler kubelet kube-proxy"
 node_tools="containerd containerd-shim-runc-v2 ctr runc coredns ptp loopback host-local portmap"
-all_tools="$k8s_tools controller-gen oapi-codegen golangci-lint crane regctl helm registry-peer versitygw $node_tools"
+all_tools="$k8s_tools controller-gen oapi-codegen golangci-lint crane regctl helm cosign registry-peer versitygw $node_tools"
 
 die() { echo "build.sh: $*" >&2; exit 1; }
 
@@ -52,6 +52,8 @@ describe() {
       module=clients source=github.com/regclient/regclient package=$source/cmd/regctl dir=clients user=regctl ;;
     helm)
       module=helm source=helm.sh/helm/v4 package=$source/cmd/helm dir=clients user=helm ;;
+    cosign)
+      module=cosign source=github.com/sigstore/cosign/v3 package=$source/cmd/cosign dir=clients ;;
     registry-peer)
       module=peer source=github.com/distribution/distribution/v3 package=$source/cmd/registry dir=clients user=registry-peer ;;
     versitygw)
@@ -84,6 +86,7 @@ describe() {
       ldflags="$ldflags -X k8s.io/component-base/version.gitVersion=$release -X k8s.io/component-base/version.gitTreeState=clean -X k8s.io/client-go/pkg/version.gitVersion=$release" ;;
     helm) ldflags="$ldflags -X helm.sh/helm/v4/internal/version.version=$version" ;;
     crane) ldflags="$ldflags -X $package/cmd.Version=$version" ;;
+    cosign) ldflags="$ldflags -X sigs.k8s.io/release-utils/version.gitVersion=$version" ;;
     registry-peer) ldflags="$ldflags -X github.com/distribution/distribution/v3/version.version=$version" ;;
     containerd*) ldflags="$ldflags -X $source/version.Version=${version#v}" ;;
   esac

@@ -25,6 +25,7 @@ const (
 	KindMoveTag        Kind = "move_tag"
 	KindDeleteTag      Kind = "delete_tag"
 	KindRevertTag      Kind = "revert_tag"
+	KindChangeExpiry   Kind = "change_tag_expiration"
 	KindPushRepo       Kind = "push_repo"
 	KindDeleteManifest Kind = "delete_manifest"
 	KindDeleteBlob     Kind = "delete_blob"
@@ -54,10 +55,14 @@ const (
 	KindAdoptCluster Kind = "adopt_cluster"
 )
 
-// What set off a change of a tag's immutability, in metadata "trigger".
+// What set off a change of a tag, in metadata "trigger".
 const (
 	TriggerPolicy = "policy"
 	TriggerManual = "manual"
+	// TriggerMove: the tag came to point elsewhere, and so lost its expiration.
+	TriggerMove = "move"
+	// TriggerExpiration: the tag's expiration had come.
+	TriggerExpiration = "expiration"
 )
 
 // Metadata is what an entry says beside the fixed fields. Values are string, bool, int, int64, []string, []any or

@@ -136,24 +136,18 @@ func (c *Core) DeleteBlob(ctx context.Context, caller domain.Caller, name domain
 			return err
 		}
 		// The first hundred manifests only choose between two refusals.
-		ids, err := ch.ManifestsOfBlob(repo.ID, d, 100)
+		users, err := ch.NodesOfBlob(repo.ID, d, 100)
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			m, err := ch.ManifestByID(id)
-			if err != nil {
-				return err
-			}
-			lock, err := lockAbove(&ch.Reader, set, repo, m)
-			if err != nil {
-				return err
-			}
-			if lock != nil {
-				return refuse(audit.KindDeleteTagFailed, "delete a blob of", name, lock, "")
-			}
+		lock, err := ch.lockAbove(set, repo, users...)
+		if err != nil {
+			return err
 		}
-		if len(ids) > 0 {
+		if lock != nil {
+			return refuse(audit.KindDeleteTagFailed, "delete a blob of", name, lock, "")
+		}
+		if len(users) > 0 {
 			return domain.Errorf(domain.CodeUnsupported, "blob %s belongs to a manifest of repository %s; delete the manifest first", d, name)
 		}
 		ch.log(audit.KindDeleteBlob, aboutTag(name, ""), audit.Metadata{"blob_digest": d.String()})
@@ -232,7 +226,7 @@ func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domai
 				return nil
 			}
 		}
-		plans, err := ch.planTags(repo, push.tags(), push.Manifest.Digest)
+		plans, err := ch.planTags(repo, push.tags(), push.Manifest)
 		if err != nil {
 			return err
 		}
@@ -284,9 +278,9 @@ func (ch *change) hasContent(repo domain.Repository, tag string, m domain.Manife
 	return same, nil
 }
 
-// planTags decides whether tags, in order, may come to point to a digest. Those that do already need no plan. All that
+// planTags decides whether tags, in order, may come to point to a manifest. Those that do already need no plan. All that
 // are locked are refused together.
-func (ch *change) planTags(repo domain.Repository, names []string, to digest.Digest) (plans []tagPlan, err error) {
+func (ch *change) planTags(repo domain.Repository, names []string, to domain.Manifest) (plans []tagPlan, err error) {
 	const operation = "overwrite"
 	var refused *refusedError
 	for _, name := range names {
@@ -294,7 +288,7 @@ func (ch *change) planTags(repo domain.Repository, names []string, to digest.Dig
 		if err != nil {
 			return nil, err
 		}
-		if tag != nil && tag.Digest == to {
+		if tag != nil && tag.Digest == to.Digest {
 			continue
 		}
 		plan, err := ch.planTag(repo, tag, name, to, operation)

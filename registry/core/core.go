@@ -33,6 +33,9 @@ type Options struct {
 	SweepBatch int
 	// Sparse admits manifests before what they refer to.
 	Sparse Sparse
+	// DecisionTimeout is how long it may take to find out whether a locked tag leads to a manifest; 2 seconds by
+	// default. What takes longer is refused: UNAVAILABLE.
+	DecisionTimeout time.Duration
 	// RequireSync refuses writes of clients until an operator has said once that all its objects are here.
 	RequireSync bool
 	// MaxUploads bounds the uploads that are open at once, 1,000 by default; one caller gets a quarter of them.
@@ -71,6 +74,9 @@ func New(store meta.Store, options Options) *Core {
 	if options.RefusalWindow == 0 {
 		options.RefusalWindow = time.Minute
 	}
+	if options.DecisionTimeout == 0 {
+		options.DecisionTimeout = 2 * time.Second
+	}
 	if options.SweepBatch == 0 {
 		options.SweepBatch = 100
 	}
@@ -87,11 +93,12 @@ func New(store meta.Store, options Options) *Core {
 }
 
 // Run does the background work until the context ends: it indexes the audit log, sweeps policies over their tags,
-// carries out delayed deletions and closes the windows of refusals. Before it returns, all windows are written.
+// carries out delayed deletions, deletes expired tags and closes the windows of refusals. Before it returns, all windows are written.
 func (c *Core) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.sequencer.Run(ctx) })
 	group.Go(func() error { return c.runSweeps(ctx) })
+	group.Go(func() error { return c.runExpirations(ctx) })
 	group.Go(func() error { return c.runRefusals(ctx) })
 	err := group.Wait()
 	c.closeRefusals(context.WithoutCancel(ctx), true)
@@ -132,9 +139,11 @@ func forClient(err error) error {
 // change is one transaction with the audit entries that it will commit.
 type change struct {
 	*meta.Tx
-	caller  domain.Caller
-	now     time.Time
-	entries []audit.Entry
+	caller domain.Caller
+	now    time.Time
+	// decideBy is when the decision about a lock has taken too long.
+	decideBy time.Time
+	entries  []audit.Entry
 	// dryRuns are what policies on a dry run would have refused of this change.
 	dryRuns []refusal
 	// wakeSweeps is set where the change queued a sweep or a deletion.
@@ -185,7 +194,7 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 	}
 	var done *change
 	err = c.store.Write(ctx, scope, func(tx *meta.Tx) error {
-		ch := &change{Tx: tx, caller: caller, now: c.now()}
+		ch := &change{Tx: tx, caller: caller, now: c.now(), decideBy: time.Now().Add(c.options.DecisionTimeout)}
 		if err := fn(ch); err != nil {
 			return err
 		}

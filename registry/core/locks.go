@@ -2,6 +2,9 @@ package core
 
 import (
 	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -41,62 +44,114 @@ func lockOf(r *meta.Reader, set policy.Set, path string, tag domain.Tag) (*domai
 	return &domain.LockError{Tags: []string{tag.Name}, Count: 1, Digest: tag.Digest, Policy: ref, Policies: []*domain.PolicyRef{ref}}, nil
 }
 
-// lockAbove looks for a locked tag that leads to a manifest: one of its own, or one of an index that holds it or of a
-// subject that it refers to, at any distance. It returns nil if there is none.
+// walkPart is how many manifests a walk takes at once, between two looks at the clock.
+const walkPart = 256
+
+// lockAbove looks for a locked tag that leads to a manifest: one of its own, or one of an index that holds it, of a
+// subject that it refers to, or of the subject of a signature tag that points to it, at any distance. It returns nil if
+// there is none.
 //
-// It asks for holds first, which is cheap, and only then runs the other names through the policies.
-func lockAbove(r *meta.Reader, set policy.Set, repo domain.Repository, start domain.Manifest) (*domain.LockError, error) {
-	seen := map[int64]bool{start.ID: true}
-	queue := []domain.Manifest{start}
-	for i := 0; i < len(queue); i++ {
-		held, err := r.HeldTagsOfManifest(queue[i].ID, 1)
-		if err != nil {
-			return nil, err
-		}
-		if len(held) > 0 {
-			return lockOfTags(r, set, repo, queue[i].ID)
-		}
-		above, err := leadsTo(r, repo.ID, queue[i])
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range above {
-			if !seen[m.ID] {
-				seen[m.ID] = true
-				queue = append(queue, m)
+// It asks for holds first, which is cheap, and only then runs the other names through the policies. If that takes
+// longer than Options.DecisionTimeout, the answer is UNAVAILABLE.
+func (ch *change) lockAbove(set policy.Set, repo domain.Repository, start ...meta.Node) (*domain.LockError, error) {
+	seen := map[int64]bool{}
+	var queue []meta.Node
+	add := func(nodes []meta.Node) {
+		for _, n := range nodes {
+			if !seen[n.ID] {
+				seen[n.ID] = true
+				queue = append(queue, n)
 			}
 		}
 	}
-	for _, m := range queue {
-		if lock, err := lockOfTags(r, set, repo, m.ID); err != nil || lock != nil {
-			return lock, err
+	add(start)
+	for from := 0; from < len(queue); {
+		part := queue[from:min(from+walkPart, len(queue))]
+		from += len(part)
+		if err := ch.inTime(); err != nil {
+			return nil, err
+		}
+		held, err := ch.HeldNode(part)
+		if err != nil {
+			return nil, err
+		}
+		if held != 0 {
+			return lockOfTags(&ch.Reader, set, repo, held)
+		}
+		above, err := leadTo(&ch.Reader, repo.ID, part)
+		if err != nil {
+			return nil, err
+		}
+		add(above)
+	}
+	return ch.lockByPolicy(set, repo, queue)
+}
+
+// inTime fails once the decision about a lock has taken too long.
+func (ch *change) inTime() error {
+	if time.Now().After(ch.decideBy) {
+		return domain.Unavailable(errors.New("it took too long to find out whether a locked tag leads to a manifest"))
+	}
+	return nil
+}
+
+// lockByPolicy looks for a tag of one of the manifests that a policy covers.
+func (ch *change) lockByPolicy(set policy.Set, repo domain.Repository, manifests []meta.Node) (*domain.LockError, error) {
+	for from := 0; from < len(manifests); from += walkPart {
+		if err := ch.inTime(); err != nil {
+			return nil, err
+		}
+		var covered int64
+		err := ch.EachTagOf(manifests[from:min(from+walkPart, len(manifests))], func(manifestID, tagID int64, name string) bool {
+			if set.Locking(repo.Name.Path, tagID, name) != nil {
+				covered = manifestID
+			}
+			return covered == 0
+		})
+		if err != nil {
+			return nil, err
+		}
+		if covered != 0 {
+			return lockOfTags(&ch.Reader, set, repo, covered)
 		}
 	}
 	return nil, nil
 }
 
-// leadsTo lists the manifests through which a locked tag protects m: the indexes that have it as a child, and its
-// subject.
-func leadsTo(r *meta.Reader, repositoryID int64, m domain.Manifest) ([]domain.Manifest, error) {
-	ids, err := r.ParentsOf(repositoryID, m.Digest)
+// leadTo lists the manifests through which a locked tag protects those of the list: the indexes that have them as
+// children, the subjects that they refer to, and the subjects of signature tags that point to them.
+func leadTo(r *meta.Reader, repositoryID int64, list []meta.Node) ([]meta.Node, error) {
+	var digests, subjects []digest.Digest
+	for _, n := range list {
+		digests = append(digests, n.Digest)
+		if n.Subject != "" {
+			subjects = append(subjects, n.Subject)
+		}
+	}
+	above, err := r.ParentsOf(repositoryID, digests)
 	if err != nil {
 		return nil, err
 	}
-	var above []domain.Manifest
-	for _, id := range ids {
-		parent, err := r.ManifestByID(id)
+	found, err := r.NodesOf(repositoryID, subjects)
+	if err != nil {
+		return nil, err
+	}
+	above = append(above, found...)
+	names, err := r.SignatureTagsOf(list)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		signature, ok := policy.ParseSignatureTag(name)
+		if !ok {
+			continue
+		}
+		subject, err := subjectOf(r, repositoryID, signature)
 		if err != nil {
 			return nil, err
 		}
-		above = append(above, parent)
-	}
-	if m.Subject != "" {
-		subject, err := r.Manifest(repositoryID, m.Subject)
-		switch {
-		case err == nil:
-			above = append(above, subject)
-		case !errors.Is(err, meta.ErrNotFound):
-			return nil, err
+		if subject != nil {
+			above = append(above, *subject)
 		}
 	}
 	return above, nil
@@ -108,24 +163,35 @@ func lockOfTags(r *meta.Reader, set policy.Set, repo domain.Repository, manifest
 	if err != nil {
 		return nil, err
 	}
-	var lock *domain.LockError
-	for _, tag := range tags {
-		is, ref, err := locked(r, set, repo.Name.Path, tag)
-		switch {
-		case err != nil:
-			return nil, err
-		case !is:
-			continue
-		case lock == nil:
-			lock = &domain.LockError{Digest: tag.Digest, Policy: ref}
-		}
-		lock.Count++
-		if len(lock.Tags) < domain.LockSample {
-			lock.Tags = append(lock.Tags, tag.Name)
-			lock.Policies = append(lock.Policies, ref)
-		}
+	holds, err := r.Holds(tags)
+	if err != nil {
+		return nil, err
 	}
-	return lock, nil
+	held := map[int64]bool{}
+	for _, h := range holds {
+		held[h.TagID] = true
+	}
+	var lock domain.LockError
+	for _, tag := range tags {
+		if !held[tag.ID] && set.Locking(repo.Name.Path, tag.ID, tag.Name) == nil {
+			continue
+		}
+		if lock.Count++; len(lock.Tags) == domain.LockSample {
+			continue
+		}
+		_, ref, err := locked(r, set, repo.Name.Path, tag)
+		if err != nil {
+			return nil, err
+		}
+		if lock.Count == 1 {
+			lock.Digest, lock.Policy = tag.Digest, ref
+		}
+		lock.Tags, lock.Policies = append(lock.Tags, tag.Name), append(lock.Policies, ref)
+	}
+	if lock.Count == 0 {
+		return nil, nil
+	}
+	return &lock, nil
 }
 
 // lockInside looks for locked tags in a repository, or with an empty path in a whole organization, for its deletion.
@@ -166,9 +232,17 @@ type refusedError struct {
 func (e *refusedError) Error() string { return e.answer.Message }
 
 // refuse makes the refusal of an operation on locked tags of a repository, with one entry for each tag that the answer
-// names.
+// names. Where the tags lock the subject of a signature tag, it has one entry, about the signature tag.
 func refuse(kind audit.Kind, operation string, name domain.RepositoryName, lock *domain.LockError, attempted string) error {
 	e := &refusedError{answer: domain.Immutable(operation, lock)}
+	if s := lock.Signature; s != nil {
+		r := newRefusal(kind, operation, aboutTag(name, s.Tag), lock, attempted, e.answer.Message)
+		r.metadata["manifest_digest"] = s.Digest.String()
+		r.metadata["subject_digest"] = s.Subject.String()
+		r.metadata["subject_tags"] = lock.Tags
+		e.refusals = []refusal{r}
+		return e
+	}
 	for i, tag := range lock.Tags {
 		own := *lock
 		own.Policy = lock.Policies[i]

@@ -244,8 +244,11 @@ func (ch *change) deletePolicy(p domain.Policy) error {
 }
 
 // ReleasePolicy removes the holds of tags that the policy does not cover now, and returns how many there were. It works
-// for policies that a Kubernetes object manages and for deleted ones too.
+// for policies that a Kubernetes object manages and for deleted ones too. Robots release nothing: DENIED.
 func (c *Core) ReleasePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string) (released int, err error) {
+	if caller.Kind == domain.CallerRobot {
+		return 0, domain.Errorf(domain.CodeDenied, "a robot cannot release the holds of a policy; an administrator of the organization can")
+	}
 	var last int64
 	for {
 		var done batch

@@ -307,6 +307,9 @@ func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo doma
 		}
 		holds = append(holds, meta.Hold{TagID: t.ID, PolicyID: p.ID})
 		ch.logImmutability(repo.Name, t, revision.Ref(), audit.TriggerPolicy, holdPlaced, true, held[t.ID] || before(repo.Name.Path, t))
+		if err := ch.dropExpiration(repo.Name, t, audit.TriggerPolicy, revision.Ref()); err != nil {
+			return err
+		}
 		b.changed = append(b.changed, repo.Name.Path+":"+t.Name)
 	}
 	return ch.PlaceHolds(holds, ch.now)

@@ -3,6 +3,8 @@ package core
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -28,10 +30,12 @@ type tagPlan struct {
 	tag  *domain.Tag
 	name string
 	set  policy.Set
+	// appends is true for a protected signature tag that is only added to.
+	appends bool
 }
 
-// planTag decides whether a tag may come to point to a digest. It changes nothing.
-func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, to digest.Digest, operation string) (tagPlan, error) {
+// planTag decides whether a tag may come to point to a manifest, which is stored or has its content. It changes nothing.
+func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, to domain.Manifest, operation string) (tagPlan, error) {
 	plan := tagPlan{repo: repo, tag: tag, name: name}
 	if name == "" {
 		return plan, nil
@@ -40,15 +44,42 @@ func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, 
 	if plan.set, err = inForce(&ch.Reader, repo.OrganizationID, repo.Name.Path); err != nil || tag == nil {
 		return plan, err
 	}
-	lock, err := lockOf(&ch.Reader, plan.set, repo.Name.Path, *tag)
+	lock, err := ch.protectionOf(plan.set, repo, *tag)
 	if err != nil {
 		return plan, err
 	}
-	if lock != nil {
-		return plan, refuse(audit.KindPushFailed, operation, repo.Name, lock, to.String())
+	if lock != nil || len(plan.set.DryRun(repo.Name.Path, name)) > 0 {
+		if plan.appends, err = ch.appends(repo, *tag, to); err != nil || plan.appends {
+			return plan, err
+		}
 	}
-	ch.reportDryRun(plan.set, repo, *tag, operation, to.String())
+	if lock != nil {
+		lock.Hint = ch.hint(*tag, to)
+		return plan, refuse(audit.KindPushFailed, operation, repo.Name, lock, to.Digest.String())
+	}
+	ch.reportDryRun(plan.set, repo, *tag, operation, to.Digest.String())
 	return plan, nil
+}
+
+// justPushed is how long after its creation a tag is likely to be overwritten by the push that created it.
+const justPushed = 5 * time.Minute
+
+// hint says what a refused push should do instead, where that can be told: empty for others.
+func (ch *change) hint(tag domain.Tag, to domain.Manifest) string {
+	if _, ok := policy.ParseSignatureTag(tag.Name); ok {
+		return "it can only be added to: push a manifest that keeps all that is attached there"
+	}
+	if to.Content == nil {
+		return "" // no push
+	}
+	const byDigest = "push the platforms of an index by digest, and only the index to the tag"
+	switch {
+	case slices.Contains(to.Children, tag.Digest):
+		return "it points to a child of the pushed index; " + byDigest
+	case ch.now.Sub(tag.UpdatedAt) < justPushed:
+		return "it was pushed a moment ago; if this is one push of several platforms, " + byDigest
+	}
+	return ""
 }
 
 // reportDryRun notes what policies on a dry run would have refused.
@@ -64,7 +95,14 @@ func (ch *change) reportDryRun(set policy.Set, repo domain.Repository, tag domai
 func (ch *change) setTag(plan tagPlan, to domain.Manifest, create, move audit.Kind) error {
 	about := aboutTag(plan.repo.Name, plan.name)
 	if plan.tag != nil {
-		ch.log(move, about, audit.Metadata{"manifest_digest": to.Digest.String(), "original_manifest_digest": plan.tag.Digest.String()})
+		metadata := audit.Metadata{"manifest_digest": to.Digest.String(), "original_manifest_digest": plan.tag.Digest.String()}
+		if plan.appends {
+			metadata["append"] = true
+		}
+		ch.log(move, about, metadata)
+		if !plan.tag.ExpiresAt.IsZero() {
+			ch.logExpiration(plan.repo.Name, *plan.tag, noTime, audit.TriggerMove, nil)
+		}
 		return ch.MoveTag(*plan.tag, to.ID, ch.now)
 	}
 	id, err := ch.InsertTag(plan.repo.ID, plan.name, to.ID, ch.now)
@@ -119,21 +157,22 @@ func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.
 		if err != nil {
 			return err
 		}
-		lock, err := lockOf(&ch.Reader, set, name.Path, *t)
+		lock, err := ch.protectionOf(set, repo, *t)
 		if err != nil {
 			return err
 		}
 		if lock != nil {
 			return refuse(audit.KindDeleteTagFailed, "delete", name, lock, "")
 		}
-		return ch.deleteTag(repo, *t, set)
+		return ch.deleteTag(repo, *t, set, audit.Metadata{})
 	})
 }
 
-// deleteTag removes a tag that is not locked.
-func (ch *change) deleteTag(repo domain.Repository, t domain.Tag, set policy.Set) error {
+// deleteTag removes a tag that nothing protects. The metadata says why, where nobody asked for it.
+func (ch *change) deleteTag(repo domain.Repository, t domain.Tag, set policy.Set, metadata audit.Metadata) error {
 	ch.reportDryRun(set, repo, t, "delete", "")
-	ch.log(audit.KindDeleteTag, aboutTag(repo.Name, t.Name), audit.Metadata{"manifest_digest": t.Digest.String()})
+	metadata["manifest_digest"] = t.Digest.String()
+	ch.log(audit.KindDeleteTag, aboutTag(repo.Name, t.Name), metadata)
 	return ch.Tx.DeleteTag(t, ch.now)
 }
 
@@ -152,7 +191,7 @@ func (c *Core) DeleteManifest(ctx context.Context, caller domain.Caller, name do
 		if err != nil {
 			return err
 		}
-		lock, err := lockAbove(&ch.Reader, set, repo, m)
+		lock, err := ch.lockAbove(set, repo, meta.Node{ID: m.ID, Digest: m.Digest, Subject: m.Subject})
 		if err != nil {
 			return err
 		}
@@ -164,7 +203,7 @@ func (c *Core) DeleteManifest(ctx context.Context, caller domain.Caller, name do
 			return err
 		}
 		for _, t := range tags {
-			if err := ch.deleteTag(repo, t, set); err != nil {
+			if err := ch.deleteTag(repo, t, set, audit.Metadata{}); err != nil {
 				return err
 			}
 		}
@@ -173,13 +212,17 @@ func (c *Core) DeleteManifest(ctx context.Context, caller domain.Caller, name do
 	})
 }
 
-// ChangeTag changes what a tag points to and whether it is held by hand, in one transaction: it removes the hold first
-// and places it last.
+// ChangeTag changes what a tag points to, when it expires and whether it is held by hand, in one transaction: it removes
+// the hold first and places it last.
 //
 // A digest must be a manifest of the repository; the tag is created if need be. Removing the hold removes the retained
 // holds of policies that are gone or no longer cover the tag with it; while a policy covers the tag it cannot be
-// unlocked: CONFLICT naming the policy.
+// unlocked: CONFLICT naming the policy. Robots unlock nothing: DENIED. An expiration lies in the future, and a locked tag
+// takes none: TAG_IMMUTABLE.
 func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, to TagChange) error {
+	if to.Expiration != nil && !to.Expiration.IsZero() && to.Immutable != nil && *to.Immutable {
+		return domain.Errorf(domain.CodeInvalid, "a tag cannot be immutable and expire; give one of the two")
+	}
 	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
 		if err != nil {
@@ -192,6 +235,11 @@ func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.
 		}
 		if to.Digest != "" {
 			if err := ch.pointTag(repo, tag, to.Digest, "overwrite", audit.KindCreateTag, audit.KindMoveTag); err != nil {
+				return err
+			}
+		}
+		if to.Expiration != nil {
+			if err := ch.setExpiration(repo, tag, *to.Expiration); err != nil {
 				return err
 			}
 		}
@@ -225,7 +273,7 @@ func (ch *change) pointTag(repo domain.Repository, tag string, d digest.Digest, 
 	if err != nil || found != nil && found.Digest == d {
 		return err
 	}
-	plan, err := ch.planTag(repo, found, tag, d, operation)
+	plan, err := ch.planTag(repo, found, tag, m, operation)
 	if err != nil {
 		return err
 	}
@@ -258,7 +306,10 @@ func (ch *change) setImmutable(repo domain.Repository, tag string, immutable boo
 		ref := covering.Ref()
 		answer := domain.Errorf(domain.CodeConflict, "tag '%s' stays immutable: %s policy %s (pattern %s) covers it; change the policy", t.Name, ref.Scope, ref.UUID, ref.Pattern)
 		answer.Lock = &domain.LockError{Tags: []string{t.Name}, Count: 1, Digest: t.Digest, Policy: ref}
-		return answer
+		return &refusedError{answer: answer, refusals: []refusal{newRefusal(audit.KindDeleteTagFailed, "unlock", aboutTag(repo.Name, t.Name), answer.Lock, "", answer.Message)}}
+	}
+	if len(holds) > 0 && ch.caller.Kind == domain.CallerRobot {
+		return ch.refuseRobot(repo, t)
 	}
 	for i, h := range holds {
 		var ref *domain.PolicyRef
@@ -277,6 +328,16 @@ func (ch *change) setImmutable(repo domain.Repository, tag string, immutable boo
 	return nil
 }
 
+// refuseRobot refuses to remove holds: that is for people, who may be asked why.
+func (ch *change) refuseRobot(repo domain.Repository, t domain.Tag) error {
+	lock, err := lockOf(&ch.Reader, policy.Set{}, repo.Name.Path, t)
+	if err != nil {
+		return err
+	}
+	answer := domain.Errorf(domain.CodeDenied, "a robot cannot unlock tag '%s'; an administrator of the organization can", t.Name)
+	return &refusedError{answer: answer, refusals: []refusal{newRefusal(audit.KindDeleteTagFailed, "unlock", aboutTag(repo.Name, t.Name), lock, "", answer.Message)}}
+}
+
 func (ch *change) holdByHand(repo domain.Repository, t domain.Tag, holds []meta.Hold, before bool) error {
 	for _, h := range holds {
 		if h.PolicyID == meta.ByHand {
@@ -284,6 +345,9 @@ func (ch *change) holdByHand(repo domain.Repository, t domain.Tag, holds []meta.
 		}
 	}
 	ch.logImmutability(repo.Name, t, nil, audit.TriggerManual, holdPlaced, true, before)
+	if err := ch.dropExpiration(repo.Name, t, audit.TriggerManual, nil); err != nil {
+		return err
+	}
 	return ch.PlaceHolds([]meta.Hold{{TagID: t.ID, PolicyID: meta.ByHand}}, ch.now)
 }
 
@@ -378,7 +442,9 @@ func tagViews(r *meta.Reader, set policy.Set, path string, tags []domain.Tag) ([
 			}
 			view.Locks = append(view.Locks, Lock{Policy: refs[policyID], Retained: policyID != meta.ByHand})
 		}
-		view.Immutable = len(view.Locks) > 0
+		if view.Immutable = len(view.Locks) > 0; view.Immutable {
+			view.ExpiresAt = noTime // it has no effect, and the sweep that places the hold removes it
+		}
 		views = append(views, view)
 	}
 	return views, nil

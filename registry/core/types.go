@@ -77,6 +77,8 @@ type Scope struct {
 // TagChange changes a tag; what is empty stays.
 type TagChange struct {
 	Digest digest.Digest
+	// Expiration is when the tag is to be deleted, the zero time for never.
+	Expiration *time.Time
 	// Immutable places the hold by hand, or removes it.
 	Immutable *bool
 }

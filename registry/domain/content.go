@@ -71,6 +71,8 @@ type Tag struct {
 	Size int64
 	// UpdatedAt is when the tag came to point to Digest.
 	UpdatedAt time.Time
+	// ExpiresAt is when the tag is to be deleted, zero if never. Until the registry deletes it, it is live.
+	ExpiresAt time.Time
 }
 
 // PastTag is a digest that a tag had once.

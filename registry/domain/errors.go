@@ -76,6 +76,19 @@ type LockError struct {
 	Policy *PolicyRef
 	// Policies are the same for each of Tags, where the tags lock one manifest.
 	Policies []*PolicyRef
+	// Signature is set where the tag that was asked for is no locked one, but a signature tag whose subject Tags lock.
+	Signature *SignatureLock
+	// Hint, if there is one, ends the message: what to do instead.
+	Hint string
+}
+
+// SignatureLock is a signature tag that cannot go, or lose what it has, because of its subject.
+type SignatureLock struct {
+	Tag string
+	// Digest is what the tag points to, and keeps pointing to.
+	Digest digest.Digest
+	// Subject is the manifest that the tag belongs to.
+	Subject digest.Digest
 }
 
 // LockSample bounds the tags that an answer or an audit entry names.
@@ -125,7 +138,11 @@ func Immutable(operation string, lock *LockError) *Error {
 	if lock.Count > 1 {
 		noun = "tags"
 	}
-	fmt.Fprintf(&b, "cannot %s immutable %s ", operation, noun)
+	if lock.Signature != nil {
+		fmt.Fprintf(&b, "cannot %s signature tag '%s', since its subject %s belongs to immutable %s ", operation, lock.Signature.Tag, lock.Signature.Subject, noun)
+	} else {
+		fmt.Fprintf(&b, "cannot %s immutable %s ", operation, noun)
+	}
 	for i, tag := range lock.Tags {
 		if i > 0 {
 			b.WriteString(", ")
@@ -142,6 +159,9 @@ func Immutable(operation string, lock *LockError) *Error {
 		fmt.Fprintf(&b, ", locked by %s policy %s (pattern %s)", lock.Policy.Scope, lock.Policy.UUID, lock.Policy.Pattern)
 	} else {
 		b.WriteString(", locked by hand")
+	}
+	if lock.Hint != "" {
+		b.WriteString("; " + lock.Hint)
 	}
 	return &Error{Code: CodeTagImmutable, Message: b.String(), Lock: lock}
 }

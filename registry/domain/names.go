@@ -159,6 +159,7 @@ type CallerKind string
 const (
 	CallerAnonymous CallerKind = "anonymous"
 	CallerUser      CallerKind = "user"
+	CallerRobot     CallerKind = "robot"
 	CallerOperator  CallerKind = "operator"
 	CallerSystem    CallerKind = "system"
 )

@@ -40,11 +40,6 @@ func (tx *Tx) UnlinkBlob(repositoryID int64, d digest.Digest) error {
 	return tx.do(`DELETE FROM repository_blobs WHERE repository_id = $1 AND digest = $2`, repositoryID, string(d))
 }
 
-// ManifestsOfBlob lists the ids of manifests of the repository that refer to a blob, at most limit.
-func (r *Reader) ManifestsOfBlob(repositoryID int64, d digest.Digest, limit int) ([]int64, error) {
-	return r.ids(`SELECT manifest_id FROM manifest_blobs WHERE repository_id = $1 AND digest = $2 LIMIT $3`, repositoryID, string(d), limit)
-}
-
 func (r *Reader) ids(query string, args ...any) (ids []int64, err error) {
 	err = r.each(query, args, func(row scanner) error {
 		var id int64
@@ -157,12 +152,12 @@ func (r *Reader) Referrers(repositoryID int64, subject digest.Digest, artifactTy
 			length += annotations + descriptorSize
 			if len(list) == limit || (length > size && len(list) > 0) {
 				more = true
-				return errEnough
+				return errFound
 			}
 			list = append(list, m)
 			return nil
 		})
-	if errors.Is(err, errEnough) {
+	if errors.Is(err, errFound) {
 		err = nil
 	}
 	return list, more, err
@@ -170,14 +165,6 @@ func (r *Reader) Referrers(repositoryID int64, subject digest.Digest, artifactTy
 
 // descriptorSize bounds what describes a manifest beside its annotations, in bytes of JSON.
 const descriptorSize = 1024
-
-// errEnough ends the reading of rows.
-var errEnough = errors.New("enough")
-
-// ParentsOf lists the ids of the repository's indexes that have the digest as a child.
-func (r *Reader) ParentsOf(repositoryID int64, child digest.Digest) ([]int64, error) {
-	return r.ids(`SELECT manifest_id FROM manifest_children WHERE repository_id = $1 AND child_digest = $2`, repositoryID, string(child))
-}
 
 // InsertManifest stores a manifest with what it refers to and returns its id.
 func (tx *Tx) InsertManifest(repositoryID int64, m domain.Manifest) (int64, error) {
@@ -217,12 +204,12 @@ func (tx *Tx) DeleteManifest(id int64) error {
 	return tx.do(`DELETE FROM manifests WHERE id = $1`, id)
 }
 
-const tagQuery = `SELECT t.id, t.repository_id, t.name, t.manifest_id, m.digest, m.media_type, m.size, t.updated_at FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE `
+const tagQuery = `SELECT t.id, t.repository_id, t.name, t.manifest_id, m.digest, m.media_type, m.size, t.updated_at, t.expires_at FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE `
 
 func scanTag(row scanner) (t domain.Tag, err error) {
-	var updated int64
-	err = row.Scan(&t.ID, &t.RepositoryID, &t.Name, &t.ManifestID, &t.Digest, &t.MediaType, &t.Size, &updated)
-	t.UpdatedAt = fromMicros(updated)
+	var updated, expires int64
+	err = row.Scan(&t.ID, &t.RepositoryID, &t.Name, &t.ManifestID, &t.Digest, &t.MediaType, &t.Size, &updated, &expires)
+	t.UpdatedAt, t.ExpiresAt = fromMicros(updated), fromMicros(expires)
 	return t, err
 }
 
@@ -285,11 +272,6 @@ func (r *Reader) TagsOfManifest(manifestID int64) ([]domain.Tag, error) {
 	return r.tags(tagQuery+`t.manifest_id = $1 ORDER BY t.name`, manifestID)
 }
 
-// HeldTagsOfManifest lists the live tags with a hold that point to a manifest, by name, at most limit.
-func (r *Reader) HeldTagsOfManifest(manifestID int64, limit int) ([]domain.Tag, error) {
-	return r.tags(tagQuery+`t.manifest_id = $1 AND EXISTS (SELECT 1 FROM holds h WHERE h.tag_id = t.id) ORDER BY t.name LIMIT $2`, manifestID, limit)
-}
-
 // MaxTagID is the highest id of a tag so far.
 func (r *Reader) MaxTagID() (int64, error) { return r.number(`SELECT COALESCE(MAX(id), 0) FROM tags`) }
 
@@ -298,12 +280,12 @@ func (tx *Tx) InsertTag(repositoryID int64, name string, manifestID int64, now t
 	return tx.number(`INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4) RETURNING id`, repositoryID, name, manifestID, toMicros(now))
 }
 
-// MoveTag points a tag to another manifest and remembers what it pointed to.
+// MoveTag points a tag to another manifest, without an expiration, and remembers what it pointed to.
 func (tx *Tx) MoveTag(t domain.Tag, manifestID int64, now time.Time) error {
 	if err := tx.remember(t, now); err != nil {
 		return err
 	}
-	return tx.do(`UPDATE tags SET manifest_id = $2, updated_at = $3 WHERE id = $1`, t.ID, manifestID, toMicros(now))
+	return tx.do(`UPDATE tags SET manifest_id = $2, updated_at = $3, expires_at = 0 WHERE id = $1`, t.ID, manifestID, toMicros(now))
 }
 
 // DeleteTag removes a tag and remembers what it pointed to.

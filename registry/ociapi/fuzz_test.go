@@ -12,7 +12,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/tidelock/tidelock/registry/blob"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
@@ -99,7 +98,7 @@ func FuzzChunkOffset(f *testing.F) {
 		case err != nil:
 			checkRefusal(t, err, domain.CodeBlobUploadInvalid, domain.CodeSizeInvalid)
 		case text == "":
-			if offset != blob.End {
+			if offset != end {
 				t.Fatalf("without a range, the offset is %d", offset)
 			}
 		case offset < 0 || length <= 0 || offset+length-1 < offset:

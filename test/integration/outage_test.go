@@ -69,7 +69,7 @@ var _ = Describe("An operator whose registry", func() {
 		eventually(ctx, policy, beReady())
 
 		r.stop()
-		Expect(registry.AdoptCluster(ctx, r.config.DataDir, "another-cluster", r.config.Logger)).To(Succeed())
+		Expect(registry.AdoptCluster(ctx, r.config, "another-cluster")).To(Succeed())
 		r.start()
 		eventually(ctx, policy, beStalled(registryv1alpha1.ReasonOtherCluster))
 		Expect(message(policy)).To(ContainSubstring("tidelock registry adopt-cluster"))

@@ -65,7 +65,7 @@ func ExpectVersion1(store meta.Store) {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(manifest.CreatedAt).To(Equal(at))
 		Expect(r.ManifestContent(manifest.ID)).To(BeEquivalentTo("test"))
-		Expect(r.ManifestsOfBlob(repository.ID, version1Blob, 10)).To(ConsistOf(manifest.ID))
+		Expect(r.NodesOfBlob(repository.ID, version1Blob, 10)).To(ConsistOf(HaveField("ID", manifest.ID)))
 
 		tag, err := r.Tag(repository.ID, "v1")
 		Expect(err).NotTo(HaveOccurred())
