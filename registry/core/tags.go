@@ -54,7 +54,9 @@ func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, 
 		}
 	}
 	if lock != nil {
-		lock.Hint = ch.hint(*tag, to)
+		if lock.Hint, err = ch.hint(*tag, to); err != nil {
+			return plan, err
+		}
 		return plan, refuse(audit.KindPushFailed, operation, repo.Name, lock, to.Digest.String())
 	}
 	ch.reportDryRun(plan.set, repo, *tag, operation, to.Digest.String())
@@ -65,21 +67,22 @@ func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, 
 const justPushed = 5 * time.Minute
 
 // hint says what a refused push should do instead, where that can be told: empty for others.
-func (ch *change) hint(tag domain.Tag, to domain.Manifest) string {
+func (ch *change) hint(tag domain.Tag, to domain.Manifest) (string, error) {
 	if _, ok := policy.ParseSignatureTag(tag.Name); ok {
-		return "it can only be added to: push a manifest that keeps all that is attached there"
+		return "it can only be added to: push a manifest that keeps all that is attached there", nil
 	}
 	if to.Content == nil {
-		return "" // no push
+		return "", nil // no push
 	}
 	const byDigest = "push the platforms of an index by digest, and only the index to the tag"
-	switch {
-	case slices.Contains(to.Children, tag.Digest):
-		return "it points to a child of the pushed index; " + byDigest
-	case ch.now.Sub(tag.UpdatedAt) < justPushed:
-		return "it was pushed a moment ago; if this is one push of several platforms, " + byDigest
+	if slices.Contains(to.Children, tag.Digest) {
+		return "it points to a child of the pushed index; " + byDigest, nil
 	}
-	return ""
+	since, err := ch.HeldSince(tag.ID)
+	if err != nil || !since.Equal(tag.UpdatedAt) || ch.now.Sub(since) > justPushed {
+		return "", err
+	}
+	return "it was locked a moment ago, when it was pushed; if this is one push of several platforms, " + byDigest, nil
 }
 
 // reportDryRun notes what policies on a dry run would have refused.

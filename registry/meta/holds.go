@@ -52,6 +52,12 @@ func (tx *Tx) Holds(tags []domain.Tag) (list []Hold, err error) {
 	return tx.Reader.Holds(tags)
 }
 
+// HeldSince is when the oldest hold of a tag was placed, zero if it has none.
+func (r *Reader) HeldSince(tagID int64) (time.Time, error) {
+	at, err := r.number(`SELECT COALESCE(MIN(placed_at), 0) FROM holds WHERE tag_id = $1`, tagID)
+	return fromMicros(at), err
+}
+
 // PlaceHolds stores holds that are not there yet.
 func (tx *Tx) PlaceHolds(holds []Hold, now time.Time) error {
 	rows := make([][]any, len(holds))

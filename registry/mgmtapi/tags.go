@@ -1,7 +1,10 @@
 package mgmtapi
 
 import (
+	"encoding/json"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -17,6 +20,8 @@ const (
 	maxTagPage = 100
 	// maxTagPages bounds the number of a page.
 	maxTagPages = 1_000_000
+	// maxExpiration is the end of the year 9999 in Unix seconds: dates have four digits for the year.
+	maxExpiration = 253402300799
 	// maxTagHistory bounds the past digests of a tag in an answer.
 	maxTagHistory = 100
 )
@@ -102,7 +107,7 @@ func (a *API) listTags(c *call) (answer, error) {
 		for _, tag := range past {
 			end := tag.Until.Unix()
 			list.Tags = append(list.Tags, openapi.Tag{
-				Name: tag.Name, ManifestDigest: tag.Digest.String(), StartTS: tag.From.Unix(), EndTS: &end, LastModified: rfc2822(tag.From),
+				Name: tag.Name, ManifestDigest: tag.Digest.String(), StartTS: tag.From.Unix(), EndTS: &end, Expiration: rfc2822(tag.Until), LastModified: rfc2822(tag.From),
 			})
 		}
 	}
@@ -114,6 +119,10 @@ func viewTag(view core.TagView) openapi.Tag {
 	tag := openapi.Tag{
 		Name: view.Name, ManifestDigest: view.Digest.String(), IsManifestList: &index, Size: &view.Size,
 		StartTS: view.UpdatedAt.Unix(), LastModified: rfc2822(view.UpdatedAt), Immutable: view.Immutable,
+	}
+	if !view.ExpiresAt.IsZero() {
+		end := view.ExpiresAt.Unix()
+		tag.EndTS, tag.Expiration = &end, rfc2822(view.ExpiresAt)
 	}
 	for _, lock := range view.Locks {
 		item := openapi.Lock{Kind: openapi.LockKindManual, Policy: policyRef(lock.Policy), Retained: lock.Retained}
@@ -144,10 +153,15 @@ func (a *API) changeTag(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if body.Immutable == nil && body.ManifestDigest == "" {
-		return answer{}, domain.Errorf(domain.CodeInvalid, "nothing to change; give immutable, manifest_digest or both")
+	if body.Immutable == nil && body.ManifestDigest == "" && body.Expiration == nil {
+		return answer{}, domain.Errorf(domain.CodeInvalid, "nothing to change; give immutable, manifest_digest or expiration")
 	}
 	to := core.TagChange{Immutable: body.Immutable}
+	if body.Expiration != nil {
+		if to.Expiration, err = parseExpiration(body.Expiration); err != nil {
+			return answer{}, err
+		}
+	}
 	if body.ManifestDigest != "" {
 		if to.Digest, err = parseDigest(body.ManifestDigest); err != nil {
 			return answer{}, err
@@ -162,6 +176,19 @@ func (a *API) changeTag(c *call) (answer, error) {
 		return answer{}, err
 	}
 	return created("Updated"), nil
+}
+
+// parseExpiration reads whole Unix seconds, or null for never.
+func parseExpiration(value json.RawMessage) (*time.Time, error) {
+	if string(value) == "null" {
+		return &time.Time{}, nil
+	}
+	seconds, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil || seconds <= 0 || seconds > maxExpiration {
+		return nil, badField("expiration", "a time in whole Unix seconds is needed, or null for never")
+	}
+	at := time.Unix(seconds, 0)
+	return &at, nil
 }
 
 func (a *API) deleteTag(c *call) (answer, error) {

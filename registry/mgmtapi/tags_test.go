@@ -71,7 +71,7 @@ var _ = Describe("Tags", func() {
 		Expect(names(list("?specificTag=latest&onlyActiveTags=true"))).To(HaveLen(1))
 		Expect(r.must("GET", tags+"?specificTag=latest&onlyActiveTags=false", "").body).To(MatchJSON(fmt.Sprintf(`{"page": 1, "has_additional": false, "tags": [
 			{"name": "latest", "manifest_digest": %q, "is_manifest_list": false, "size": 3, "start_ts": 1773504566, "last_modified": "Sat, 14 Mar 2026 16:09:26 -0000", "immutable": false},
-			{"name": "latest", "manifest_digest": %q, "start_ts": 1773500966, "end_ts": 1773504566, "last_modified": "Sat, 14 Mar 2026 15:09:26 -0000", "immutable": false}]}`, two, one)))
+			{"name": "latest", "manifest_digest": %q, "start_ts": 1773500966, "end_ts": 1773504566, "expiration": "Sat, 14 Mar 2026 16:09:26 -0000", "last_modified": "Sat, 14 Mar 2026 15:09:26 -0000", "immutable": false}]}`, two, one)))
 		r.must("DELETE", tags+"latest", "")
 		Expect(names(list("?specificTag=latest&onlyActiveTags=false"))).To(HaveLen(2))
 	})
@@ -138,6 +138,46 @@ var _ = Describe("Tags", func() {
 		Expect(problem.Locked.Policy.UUID).To(Equal(uuid))
 		Expect(problem.Detail).To(ContainSubstring(uuid))
 		Expect(list("").Tags[0].Immutable).To(BeTrue())
+	})
+
+	It("lets a tag expire, and shows when", func() {
+		one := r.push("team-a/backend/api", "nightly", "one")
+		at := beginning.Add(time.Hour)
+		change := fmt.Sprintf(`{"expiration": %d}`, at.Unix())
+		Expect(r.admin("PUT", tags+"nightly", change).body).To(Equal(`"Updated"`))
+		Expect(r.must("GET", tags, "").body).To(MatchJSON(fmt.Sprintf(`{"page": 1, "has_additional": false, "tags": [
+			{"name": "nightly", "manifest_digest": %q, "is_manifest_list": false, "size": 3, "start_ts": 1773500966, "end_ts": 1773504566,
+			 "expiration": "Sat, 14 Mar 2026 16:09:26 -0000", "last_modified": "Sat, 14 Mar 2026 15:09:26 -0000", "immutable": false}]}`, one)))
+		r.must("PUT", tags+"nightly", `{"expiration": null}`)
+		Expect(list("").Tags[0].EndTS).To(BeNil())
+
+		r.must("PUT", tags+"nightly", change)
+		r.clock.Set(at)
+		Eventually(func() []string { return names(list("")) }).WithTimeout(soon).Should(BeEmpty())
+		Expect(r.admin("PUT", tags+"nightly", `{"expiration": null}`).status).To(Equal(404))
+	})
+
+	It("change_tag_expiration_blocked_on_immutable_tag", func() {
+		one := r.push("team-a/backend/api", "v1", "one")
+		uuid := r.policy("team-a", "v.*")
+		answer := r.admin("PUT", tags+"v1", fmt.Sprintf(`{"expiration": %d}`, beginning.Add(time.Hour).Unix()))
+		Expect(answer.status).To(Equal(409))
+		problem := answer.problem()
+		Expect(problem.ErrorType).To(Equal(openapi.ErrorTypeTagImmutable))
+		Expect(problem.Detail).To(Equal(fmt.Sprintf("Cannot set an expiration of immutable tag 'v1': %s stands, locked by namespace policy %s (pattern v.*)", one, uuid)))
+		Expect(list("").Tags[0].EndTS).To(BeNil())
+		r.must("PUT", tags+"v1", `{"expiration": null}`)
+	})
+
+	It("takes no expiration that makes no sense", func() {
+		r.push("team-a/backend/api", "nightly", "one")
+		for _, body := range []string{
+			`{"expiration": "tomorrow"}`, `{"expiration": 1.5}`, `{"expiration": -1}`, `{"expiration": 0}`, `{"expiration": []}`, `{"expiration": 253402300800}`,
+			fmt.Sprintf(`{"expiration": %d}`, beginning.Unix()), `{"immutable": true, "expiration": 1893456000}`, `{}`,
+		} {
+			Expect(r.admin("PUT", tags+"nightly", body).status).To(Equal(400), body)
+		}
+		Expect(list("").Tags[0].EndTS).To(BeNil())
 	})
 
 	It("locks no tag that is not there, and points none to a manifest that is not there", func() {

@@ -4,6 +4,7 @@
 package openapi
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/tidelock/tidelock/registry/domain"
@@ -625,9 +626,12 @@ type SweepState = domain.SweepState
 
 // Tag defines model for Tag.
 type Tag struct {
-	// EndTS When it ceased to, in Unix seconds; only in the history.
-	EndTS     *int64 `json:"end_ts,omitempty"`
-	Immutable bool   `json:"immutable"`
+	// EndTS When it ceased to, or for a live tag when it expires, in Unix seconds.
+	EndTS *int64 `json:"end_ts,omitempty"`
+
+	// Expiration `end_ts` as an RFC 2822 date.
+	Expiration string `json:"expiration,omitempty"`
+	Immutable  bool   `json:"immutable"`
 
 	// IsManifestList Whether it is an index. Only for live tags.
 	IsManifestList *bool `json:"is_manifest_list,omitempty"`
@@ -649,8 +653,10 @@ type Tag struct {
 
 // TagChange defines model for TagChange.
 type TagChange struct {
-	Immutable      *bool  `json:"immutable,omitempty"`
-	ManifestDigest string `json:"manifest_digest,omitempty"`
+	// Expiration When the tag is to be deleted, in Unix seconds; null for never.
+	Expiration     json.RawMessage `json:"expiration,omitempty"`
+	Immutable      *bool           `json:"immutable,omitempty"`
+	ManifestDigest string          `json:"manifest_digest,omitempty"`
 }
 
 // TagList defines model for TagList.
