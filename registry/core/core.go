@@ -33,6 +33,9 @@ type Options struct {
 	SweepBatch int
 	// Sparse admits manifests before what they refer to.
 	Sparse Sparse
+	// ExpirationPoll is how long an expired tag waits for its deletion at most, while there is nothing else to do; 1
+	// second by default.
+	ExpirationPoll time.Duration
 	// DecisionTimeout is how long it may take to find out whether a locked tag leads to a manifest; 2 seconds by
 	// default. What takes longer is refused: UNAVAILABLE.
 	DecisionTimeout time.Duration
@@ -73,6 +76,9 @@ func New(store meta.Store, options Options) *Core {
 	}
 	if options.RefusalWindow == 0 {
 		options.RefusalWindow = time.Minute
+	}
+	if options.ExpirationPoll == 0 {
+		options.ExpirationPoll = time.Second
 	}
 	if options.DecisionTimeout == 0 {
 		options.DecisionTimeout = 2 * time.Second

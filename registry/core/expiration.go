@@ -14,12 +14,8 @@ import (
 	"github.com/tidelock/tidelock/registry/policy"
 )
 
-const (
-	// expiryPoll is how long an expired tag waits for its deletion at most, while the registry has nothing else to do.
-	expiryPoll = time.Second
-	// expiryBatch is how many expired tags are looked for at once, and so the most that one transaction deletes.
-	expiryBatch = 100
-)
+// expiryBatch is how many expired tags are looked for at once, and so the most that one transaction deletes.
+const expiryBatch = 100
 
 // setExpiration says when a tag is to be deleted; the zero time is never.
 func (ch *change) setExpiration(repo domain.Repository, tag string, at time.Time) error {
@@ -78,7 +74,7 @@ func (ch *change) logExpiration(name domain.RepositoryName, t domain.Tag, to tim
 // runExpirations deletes expired tags until the context ends. Two registries may do it at once: each transaction looks
 // again.
 func (c *Core) runExpirations(ctx context.Context) error {
-	ticker := time.NewTicker(expiryPoll)
+	ticker := time.NewTicker(c.options.ExpirationPoll)
 	defer ticker.Stop()
 	for {
 		if err := c.expireTags(ctx); err != nil && ctx.Err() == nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,10 +111,12 @@ func spec(pattern string) domain.PolicySpec {
 	return domain.PolicySpec{TagPattern: pattern, TagPatternMatches: true, EnforcementMode: domain.Enforce, ReclaimPolicy: domain.Retain}
 }
 
-// gate lets sweeps do so many transactions and then holds them, so that a test finds them in the middle.
+// gate lets background work do so many transactions and then holds it, so that a test finds it in the middle.
 type gate struct {
 	mu     sync.Mutex
 	passes chan struct{}
+	// held counts those that wait.
+	held atomic.Int64
 }
 
 func newGate() *gate {
@@ -139,16 +142,21 @@ func (g *gate) used() bool {
 	return len(g.passes) == 0
 }
 
+// waiting reports whether anybody waits for a pass.
+func (g *gate) waiting() bool { return g.held.Load() > 0 }
+
 func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(g.passes)
 }
 
-// gatedStore is a store whose sweeps go through a gate.
+// gatedStore is a store whose background work goes through a gate.
 type gatedStore struct {
 	meta.Store
 	gate *gate
+	// fail, if it holds an error, makes every write fail with it when all of its statements have run.
+	fail *atomic.Pointer[error]
 }
 
 func (s gatedStore) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
@@ -156,13 +164,24 @@ func (s gatedStore) Write(ctx context.Context, scope meta.Scope, fn func(*meta.T
 		s.gate.mu.Lock()
 		passes := s.gate.passes
 		s.gate.mu.Unlock()
+		s.gate.held.Add(1)
 		select {
 		case <-passes:
+			s.gate.held.Add(-1)
 		case <-ctx.Done():
+			s.gate.held.Add(-1)
 			return ctx.Err()
 		}
 	}
-	return s.Store.Write(ctx, scope, fn)
+	return s.Store.Write(ctx, scope, func(tx *meta.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := s.fail.Load(); err != nil {
+			return *err
+		}
+		return nil
+	})
 }
 
 // harness is a core with its background work on a store of its own.
@@ -175,6 +194,7 @@ type harness struct {
 	*core.Core
 	store  meta.Store
 	gate   *gate
+	fail   atomic.Pointer[error]
 	cancel context.CancelFunc
 	done   chan error
 	n      int
@@ -182,18 +202,30 @@ type harness struct {
 
 func (h *harness) start() {
 	h.dir, h.clock, h.n = GinkgoT().TempDir(), &clock{now: time.Date(2026, 3, 6, 10, 0, 0, 0, time.UTC)}, 0
-	h.options, h.gate = core.Options{}, newGate()
+	h.options, h.gate = core.Options{ExpirationPoll: 5 * time.Millisecond}, newGate()
 	h.run()
 }
 
 // run opens the store and starts a core on it.
 func (h *harness) run() {
-	h.store = gatedStore{Store: h.open(h.dir), gate: h.gate}
+	h.store = gatedStore{Store: h.open(h.dir), gate: h.gate, fail: &h.fail}
 	h.options.Logger, h.options.Now = quiet, h.clock.Now
 	h.Core = core.New(h.store, h.options)
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel, h.done = cancel, make(chan error, 1)
 	go func(c *core.Core, done chan error) { done <- c.Run(ctx) }(h.Core, h.done)
+}
+
+// beside runs another core on the same store, and returns what stops it.
+func (h *harness) beside(other *core.Core) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- other.Run(ctx) }()
+	return func() {
+		GinkgoHelper()
+		cancel()
+		Eventually(done).WithTimeout(patience).Should(Receive(BeNil()))
+	}
 }
 
 func (h *harness) stop() {
