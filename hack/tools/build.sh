@@ -12,7 +12,7 @@
 #   bin/clients/NAME-VERSION registry clients and the peer for comparison (link bin/clients/NAME)
 #   bin/servers/NAME-VERSION what a registry stands on in tests: an S3 server (link bin/servers/NAME)
 #   bin/node/NAME-VERSION    what else a node needs (link bin/node/NAME; CNI plugins under bin/node/cni)
-#   bin/NAME                 a link for what people type: kubectl, crane, regctl, helm, registry-peer, versitygw
+#   bin/NAME                 a link for what people type: kubectl, crane, regctl, helm, cosign, registry-peer, versitygw
 #
 # A stamp beside each result holds all that it was built from, so that a second call costs nothing and a
 # change of version, flag or compiler builds again. Works with the bash 3.2 of macOS.
@@ -53,7 +53,7 @@ describe() {
     helm)
       module=helm source=helm.sh/helm/v4 package=$source/cmd/helm dir=clients user=helm ;;
     cosign)
-      module=cosign source=github.com/sigstore/cosign/v3 package=$source/cmd/cosign dir=clients ;;
+      module=cosign source=github.com/sigstore/cosign/v3 package=$source/cmd/cosign dir=clients user=cosign ;;
     registry-peer)
       module=peer source=github.com/distribution/distribution/v3 package=$source/cmd/registry dir=clients user=registry-peer ;;
     versitygw)

@@ -333,6 +333,7 @@ var _ = eachEngine("The way from a manifest to a locked tag", func(h *harness) {
 
 	It("is found from the children of an index as large as 4 MiB allow, which can be added to", func() {
 		const children = 26_000
+		h.with(func(o *core.Options) { o.DecisionTimeout = patience })
 		subject := h.mustPush(app, "v1")
 		list, digests := make([]domain.Manifest, children), make([]digest.Digest, children)
 		for i := range list {
@@ -353,7 +354,8 @@ var _ = eachEngine("The way from a manifest to a locked tag", func(h *harness) {
 	})
 
 	It("is found from the end of a long chain of referrers, and through thousands of indexes that share a child", func() {
-		const length = 3_000
+		const length = 2_000
+		h.with(func(o *core.Options) { o.DecisionTimeout = patience })
 		subject := h.mustPush(app, "v1")
 		last := subject
 		chain := make([]domain.Manifest, length)
