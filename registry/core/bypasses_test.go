@@ -169,6 +169,18 @@ var bypasses = []chapter{
 			},
 		},
 		{
+			"Slip past half of the pattern", "names a tag so that an engine that looks for a part, or for a beginning, decides otherwise",
+			"a pattern covers the names that it matches as a whole, and no other", "`v1|v2` means either name, and nothing that only begins or ends like one",
+			func(h *harness) {
+				h.mustPush(app, "latest")
+				h.mustCreate(teamA, spec("v1|v2"))
+				for tag, locked := range map[string]bool{"v1": true, "v2": true, "v1x": false, "xv2": false, "v1-v2": false} {
+					h.mustPush(app, tag)
+					Expect(h.locked(app, tag)).To(Equal(locked), tag)
+				}
+			},
+		},
+		{
 			"Clear the flag of a covered tag", "sets `immutable: false`, alone or together with another digest, while a policy covers the tag",
 			"refused, naming the policy; nothing is moved", "A flag is one hold; the policy locks without it",
 			func(h *harness) {
@@ -719,6 +731,40 @@ var bypasses = []chapter{
 				Eventually(h.gate.waiting).WithTimeout(patience).Should(BeTrue())
 				h.mustCreate(teamA, releases)
 				h.gate.open()
+				h.gone(app, "nightly")
+				h.unharmed(d)
+			},
+		},
+		{
+			"Let setting the expiration race the lock", "sets an expiration while somebody locks the tag by hand",
+			"a locked tag has no expiration, whoever was first", "Either the lock is seen and the expiration refused, or the lock removes it",
+			func(h *harness) {
+				d := h.mustPush(app, "v1")
+				for range 20 {
+					var wg sync.WaitGroup
+					wg.Go(func() { _, _ = h.expire(app, "v1") })
+					wg.Go(func() { _ = h.hold(app, "v1", true) })
+					wg.Wait()
+					_, err := h.expire(app, "v1")
+					h.stands(err, d)
+					Expect(h.hold(app, "v1", false)).To(Succeed())
+					Expect(h.expiration(app, "v1")).To(BeZero())
+				}
+			},
+		},
+		{
+			"Push it with a label that lets it expire", "pushes an image with the label `quay.expires-after`, to a locked tag or anew",
+			"the label has no effect", "What an image says of itself changes no tag; expirations are set by the API, which looks at locks",
+			func(h *harness) {
+				h.mustPush(app, "latest")
+				h.mustCreate(teamA, releases)
+				m := manifest(`{"annotations":{"quay.expires-after":"1s"}}`)
+				m.Annotations = map[string]string{"quay.expires-after": "1s"}
+				d := h.mustPut(app, "v1", m)
+				h.mustPush(app, "nightly")
+				_, err := h.expire(app, "nightly")
+				Expect(err).NotTo(HaveOccurred())
+				h.clock.Advance(2 * time.Hour)
 				h.gone(app, "nightly")
 				h.unharmed(d)
 			},
