@@ -65,6 +65,21 @@ func TestKeepsReadsWholeDescriptors(t *testing.T) {
 	g.Expect(keeps).To(BeFalse(), "what has no layers is no signature")
 }
 
+func TestOnlyIndexesOfOCIAreReferrersTags(t *testing.T) {
+	g := NewWithT(t)
+	for mediaType, want := range map[string]bool{
+		"application/vnd.oci.image.index.v1+json":                   true,
+		"application/vnd.docker.distribution.manifest.list.v2+json": false,
+	} {
+		list := policy.Content{MediaType: mediaType, Bytes: []byte(`{"manifests":[{"digest":"sha256:a"},{"digest":"sha256:b"}]}`)}
+		entries, keeps := policy.SignatureTag{}.Keeps(list, list)
+		g.Expect(keeps).To(Equal(want), mediaType)
+		if want {
+			g.Expect(entries).To(HaveExactElements(HaveSuffix("a"), HaveSuffix("b")))
+		}
+	}
+}
+
 func FuzzKeeps(f *testing.F) {
 	f.Add([]byte(`{"layers":[{"mediaType":"application/vnd.dsse.envelope.v1+json"}]}`), []byte(`{"manifests":[]}`))
 	f.Fuzz(func(t *testing.T, before, after []byte) {
