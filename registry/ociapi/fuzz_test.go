@@ -1,7 +1,9 @@
 package ociapi
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -151,6 +154,74 @@ func FuzzParseManifest(f *testing.F) {
 			t.Fatalf("%q is %s, and then %s, %v", content, m.MediaType, again.MediaType, err)
 		}
 	})
+}
+
+// FuzzCheckJSON compares checkJSON with one that takes its tokens from encoding/json, on all that is JSON.
+func FuzzCheckJSON(f *testing.F) {
+	for _, content := range []string{
+		image, index, `{"a":{"a":[{"a":1},{"a":2}]},"b":"}"}`, `{"a":1,"\u0061":2}`, `{"Size":1}`, `{"annotations":{"Size":"1"},"x":{"sizE":1}}`, `[[[]],{}]`, ` {"a" : "\\" , "b":"\"" } `,
+		`{"annotations":[{"Digest":1}]}`, `"x"`, `1e9`, `{"a":-0.5e+3,"b":null,"c":[true,false]}`, `{"\ud800":1,"\udc00":2}`, strings.Repeat("[", 33) + strings.Repeat("]", 33),
+	} {
+		f.Add([]byte(content))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		err := checkJSON(content)
+		if !json.Valid(content) || !utf8.Valid(content) {
+			return
+		}
+		if want := checkTokens(content); fmt.Sprint(err) != fmt.Sprint(want) {
+			t.Fatalf("%q is judged %v, and should be %v", content, err, want)
+		}
+	})
+}
+
+// checkTokens does on valid JSON what checkJSON does.
+func checkTokens(content []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.UseNumber()
+	values := 0
+	var value func(depth int, free bool) error
+	value = func(depth int, free bool) error {
+		token, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		if values++; values > maxValues {
+			return fmt.Errorf("it has more than %d values", maxValues)
+		}
+		opening, ok := token.(json.Delim)
+		if !ok {
+			return nil
+		}
+		if depth == maxDepth {
+			return fmt.Errorf("it is nested more than %d deep", maxDepth)
+		}
+		seen := map[string]bool{}
+		for decoder.More() {
+			inside := free
+			if opening == '{' {
+				token, err := decoder.Token()
+				if err != nil {
+					return err
+				}
+				key := token.(string)
+				if seen[key] {
+					return fmt.Errorf("the key %s occurs twice in one object", domain.Quote(key))
+				}
+				if !free && disguised(key) {
+					return fmt.Errorf("the key %s is a field of manifests in other letters", domain.Quote(key))
+				}
+				seen[key] = true
+				inside = free || key == "annotations"
+			}
+			if err := value(depth+1, inside); err != nil {
+				return err
+			}
+		}
+		_, err = decoder.Token()
+		return err
+	}
+	return value(0, false)
 }
 
 func FuzzPageParameters(f *testing.F) {

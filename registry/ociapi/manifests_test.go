@@ -106,7 +106,7 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		Entry("a media type that is not ASCII", put("v1", imageType, imageManifest(`a/é`, config)), 400, "MANIFEST_INVALID",
 			`the config's mediaType "a/é" must consist of printable ASCII characters`),
 		Entry("schema 1 in the clothes of OCI", put("v1", imageType, `{"schemaVersion":1}`), 400, "MANIFEST_INVALID", "schemaVersion is 1; it must be 2"),
-		Entry("no JSON", put("v1", imageType, `image`), 400, "MANIFEST_INVALID", "the manifest is not acceptable JSON: it is malformed near byte 0"),
+		Entry("no JSON", put("v1", imageType, `image`), 400, "MANIFEST_INVALID", "the manifest does not have the form of one: invalid character 'i' looking for beginning of value"),
 		Entry("nothing", put("v1", imageType, ``), 400, "MANIFEST_INVALID", "the manifest does not have the form of one: unexpected end of JSON input"),
 		Entry("something behind", put("v1", imageType, image+"{}"), 400, "MANIFEST_INVALID", "the manifest does not have the form of one: invalid character '{' after top-level value"),
 		Entry("a missing blob", put("v1", imageType, imageManifest("application/vnd.oci.image.config.v1+json", config, "x")), 404, "MANIFEST_BLOB_UNKNOWN",
@@ -304,6 +304,27 @@ var _ = Describe("sparse manifests", func() {
 		Entry("images", core.Sparse{Images: true}, 404, 201),
 		Entry("both", core.Sparse{Indexes: true, Images: true}, 201, 201),
 	)
+
+	It("are taken, given back and deleted, however large the limit lets them be", func() {
+		h := newHarnessOn(core.Options{Sparse: core.Sparse{Indexes: true}})
+		var children strings.Builder
+		count := 0
+		for ; children.Len() < domain.MaxManifest-400; count++ {
+			if count > 0 {
+				children.WriteByte(',')
+			}
+			children.WriteString(describe(imageType, fmt.Sprint(count)))
+		}
+		Expect(count).To(BeNumerically(">", 26_000))
+		huge := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, indexType, &children)
+		h.pushManifest(repo, "huge", huge)
+		w := h.do(exchange{method: "GET", path: repo + "/manifests/huge"})
+		Expect(w.Code).To(Equal(200))
+		Expect(w.Body.String() == huge).To(BeTrue())
+		h.check(exchange{method: "GET", path: repo + "/tags/list", status: 200, answer: `{"name":"team-a/app","tags":["huge"]}`})
+		h.check(exchange{method: "DELETE", path: repo + "/manifests/" + sha(huge), status: 202})
+		h.check(exchange{method: "GET", path: repo + "/manifests/huge", status: 404, answer: refusal("MANIFEST_UNKNOWN", "manifest huge is not in repository team-a/app")})
+	})
 
 	It("protect what comes later", func() {
 		h := newHarnessOn(core.Options{Sparse: core.Sparse{Indexes: true}})

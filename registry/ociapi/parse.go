@@ -1,9 +1,12 @@
 package ociapi
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"mime"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -60,7 +63,7 @@ func parseManifest(contentType string, content []byte) (m domain.Manifest, forei
 	}
 	var fields manifestFields
 	if err := json.Unmarshal(content, &fields); err != nil {
-		return m, nil, invalid("the manifest does not have the form of one: %v", err)
+		return m, nil, formError(err)
 	}
 	mediaType, err := manifestType(contentType, fields)
 	if err != nil {
@@ -85,6 +88,15 @@ func parseManifest(contentType string, content []byte) (m domain.Manifest, forei
 		err = fields.Subject.check("subject")
 	}
 	return m, foreign, err
+}
+
+// formError says why a text is no manifest, without repeating the text.
+func formError(err error) error {
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		kind, _, _ := strings.Cut(wrong.Value, " ") // of a number it has the digits too
+		return invalid("the manifest does not have the form of one: %s cannot be a JSON %s", cmp.Or(wrong.Field, "it"), kind)
+	}
+	return invalid("the manifest does not have the form of one: %v", err)
 }
 
 // manifestType finds the one media type on which header and body agree. Were they to differ, clients that look at the

@@ -35,7 +35,7 @@ var _ = DescribeTable("parseManifest refuses", func(manifest, message string) {
 	_, _, err := parseManifest("", []byte(manifest))
 	Expect(err).To(MatchError(message))
 },
-	Entry("a list", `[]`, "the manifest does not have the form of one: json: cannot unmarshal array into Go value of type ociapi.manifestFields"),
+	Entry("a list", `[]`, "the manifest does not have the form of one: it cannot be a JSON array"),
 	Entry("a key twice", `{"schemaVersion":2,"layers":[],"layers":[]}`, `the manifest is not acceptable JSON: the key "layers" occurs twice in one object`),
 	Entry("a key twice, far inside", `{"annotations":{"a":"1","a":"2"}}`, `the manifest is not acceptable JSON: the key "a" occurs twice in one object`),
 	Entry("a key in other letters", `{"schemaVersion":2,"Layers":[]}`, `the manifest is not acceptable JSON: the key "Layers" is a field of manifests in other letters`),
@@ -43,7 +43,13 @@ var _ = DescribeTable("parseManifest refuses", func(manifest, message string) {
 	Entry("a descriptor's key in other letters", `{"config":{"Digest":""}}`, `the manifest is not acceptable JSON: the key "Digest" is a field of manifests in other letters`),
 	Entry("depth", strings.Repeat(`{"a":`, 33)+"0"+strings.Repeat("}", 33), "the manifest is not acceptable JSON: it is nested more than 32 deep"),
 	Entry("depth that never ends", strings.Repeat(`[`, 1<<20), "the manifest is not acceptable JSON: it is nested more than 32 deep"),
-	Entry("an end that is missing", `{"schemaVersion":2`, "the manifest is not acceptable JSON: it is malformed near byte 18"),
+	Entry("an end that is missing", `{"schemaVersion":2`, "the manifest does not have the form of one: unexpected end of JSON input"),
+	Entry("a string that never ends", `{"schemaVersion":2,"layers":"`, "the manifest does not have the form of one: unexpected end of JSON input"),
+	Entry("too many ends", `{"schemaVersion":2}}`, "the manifest does not have the form of one: invalid character '}' after top-level value"),
+	Entry("a number that never ends", `{"schemaVersion":`+strings.Repeat("9", 1<<20)+`}`, "the manifest does not have the form of one: schemaVersion cannot be a JSON number"),
+	Entry("more values than a manifest has", `{"schemaVersion":2,"manifests":[`+strings.Repeat("{},", 1<<20)+`{}]}`, "the manifest is not acceptable JSON: it has more than 250000 values"),
+	Entry("a key twice, written in two ways", `{"layers":[],"l\u0061yers":[]}`, `the manifest is not acceptable JSON: the key "layers" occurs twice in one object`),
+	Entry("a key in other letters, escaped", `{"\u004cayers":[]}`, `the manifest is not acceptable JSON: the key "Layers" is a field of manifests in other letters`),
 	Entry("an image with manifests", strings.Replace(image, `"layers"`, `"manifests":[],"layers"`, 1), "a manifest of type "+imageType+" must not have manifests"),
 	Entry("an index with layers", strings.Replace(index, `"manifests"`, `"layers":[],"manifests"`, 1), "a manifest of type "+indexType+" must not have a config or layers"),
 	Entry("an image without config", fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"layers":[]}`, imageType), "a manifest of type "+imageType+" must have a config and layers"),
