@@ -45,6 +45,9 @@ type Options struct {
 	MaxUploads int
 	// UploadIdle is how long an upload stays open without a request for it; an hour by default.
 	UploadIdle time.Duration
+	// SharedUploads says that other processes write to the uploads of this database too: then each request that
+	// writes takes a lease on its upload.
+	SharedUploads bool
 }
 
 // Core decides and writes. It is safe for concurrent use.
@@ -60,7 +63,8 @@ type Core struct {
 	// clientWrites counts what clients asked to write.
 	clientWrites atomic.Int64
 	// synced is when the operator was last seen to have synced, as UnixNano; 0 if it was not.
-	synced atomic.Int64
+	synced  atomic.Int64
+	uploads locks
 }
 
 // New makes a core on a store. Run does its background work.
@@ -95,6 +99,7 @@ func New(store meta.Store, options Options) *Core {
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
 		refusals: newRefusals(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
+		uploads: locks{ids: map[string]bool{}},
 	}
 }
 

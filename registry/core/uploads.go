@@ -1,8 +1,10 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/registry/domain"
@@ -18,22 +20,23 @@ var (
 	ErrUploadTaken = errors.New("the upload was taken over by another request")
 )
 
-// UploadLease is how long a request that writes an upload has it for itself without calling RenewUpload or SaveUpload.
+// UploadLease is how long a request that writes an upload has it for itself without calling RenewUpload or SaveUpload,
+// if other replicas wait for it.
 const UploadLease = 15 * time.Second
 
 // uploadTouch is how exact the time is when an upload was last used.
 const uploadTouch = time.Minute
 
-// UploadSession is an upload as one request sees it. The request that took it has it for itself, on all replicas; any
-// other finds ErrUploadBusy. A request that was taken over, for instance since its machine stood still, cannot change it
-// any more: each change names its epoch.
+// UploadSession is an upload as one request sees it. The request that took it has it for itself till LeaveUpload; any
+// other finds ErrUploadBusy. Between replicas it is a lease in the database that keeps others away, and the epoch: a
+// request that was taken over, for instance since its machine stood still, cannot change the upload any more.
 type UploadSession struct {
 	domain.Upload
 	epoch int64
 }
 
-// sessions is the scope of transactions about uploads. They lock nothing else; and an upload that is begun again after
-// a loss of power is cheaper than an fsync for each step of each upload.
+// sessions is the scope of transactions about uploads. They lock nothing else; and an upload that must be begun again
+// after a loss of power is cheaper than an fsync for each step of each upload.
 var sessions = meta.Scope{Volatile: true}
 
 // BeginUpload records a new upload, which belongs to the caller in the repository: for everybody else it does not exist.
@@ -42,6 +45,9 @@ func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domai
 	s := UploadSession{Upload: upload, epoch: 1}
 	if err := c.checkSynced(ctx); err != nil {
 		return s, err
+	}
+	if take && !c.uploads.lock(upload.ID) {
+		return s, uploadBusy()
 	}
 	perCaller := max(1, c.options.MaxUploads/4)
 	err := c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
@@ -55,10 +61,13 @@ func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domai
 		now := c.now()
 		row := meta.UploadSession{Upload: upload, Repository: name.String(), CallerKind: caller.Kind, CallerName: caller.Name, Epoch: s.epoch, UsedAt: now}
 		if take {
-			row.BusyUntil = now.Add(UploadLease)
+			row.BusyUntil = c.leaseEnd(now)
 		}
 		return tx.AddUpload(row)
 	})
+	if err != nil && take {
+		c.LeaveUpload(s)
+	}
 	return s, forClient(err)
 }
 
@@ -67,7 +76,9 @@ func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domai
 func (c *Core) Upload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (domain.Upload, error) {
 	var row meta.UploadSession
 	err := c.read(ctx, func(r *meta.Reader) (err error) {
-		row, err = c.freeUpload(r, caller, name, id)
+		if row, err = c.freeUpload(r, caller, name, id); err == nil && c.uploads.locked(id) {
+			err = uploadBusy()
+		}
 		return err
 	})
 	if now := c.now(); err == nil && now.Sub(row.UsedAt) >= min(uploadTouch, c.options.UploadIdle/2) {
@@ -81,58 +92,93 @@ func (c *Core) Upload(ctx context.Context, caller domain.Caller, name domain.Rep
 }
 
 // TakeUpload takes an upload of the caller: BLOB_UPLOAD_UNKNOWN if there is none, ErrUploadBusy while another request has
-// it. The session must be given back with SaveUpload, or ended.
+// it. Whatever becomes of the session, LeaveUpload must follow.
 func (c *Core) TakeUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (s UploadSession, err error) {
-	err = c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
-		row, err := c.freeUpload(&tx.Reader, caller, name, id)
-		if err != nil {
+	find := func(r *meta.Reader) (meta.UploadSession, error) { return c.freeUpload(r, caller, name, id) }
+	if !c.uploads.lock(id) {
+		// Only who may know of the upload learns that it is busy.
+		err := c.read(ctx, func(r *meta.Reader) error {
+			_, err := find(r)
 			return err
-		}
-		s, err = c.take(tx, row, c.now())
-		return err
-	})
-	return s, forClient(err)
-}
-
-// TakeIdleUpload takes an upload that was not used for UploadIdle, whosever it is, to be cancelled. It reports false
-// if there is none. An upload that is not ended after all is found again when its lease is over.
-func (c *Core) TakeIdleUpload(ctx context.Context) (s UploadSession, found bool, err error) {
-	idle := func(r *meta.Reader) (string, error) {
-		now := c.now()
-		return r.IdleUpload(now.Add(-c.options.UploadIdle), now)
+		})
+		return s, cmp.Or(err, uploadBusy())
 	}
-	// The usual answer needs no transaction.
-	err = c.read(ctx, func(r *meta.Reader) error {
-		_, err := idle(r)
-		return err
-	})
-	if err == nil {
+	if c.options.SharedUploads {
 		err = c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
-			id, err := idle(&tx.Reader)
+			row, err := find(&tx.Reader)
 			if err != nil {
 				return err
 			}
-			row, err := tx.Upload(id)
-			if err != nil {
-				return err
-			}
-			s, err = c.take(tx, row, row.UsedAt)
+			s, err = c.lease(tx, row, c.now())
+			return err
+		})
+	} else {
+		err = c.store.Read(ctx, func(r *meta.Reader) error {
+			row, err := find(r)
+			s = UploadSession{Upload: row.Upload, epoch: row.Epoch}
 			return err
 		})
 	}
-	if errors.Is(err, meta.ErrNotFound) {
-		return s, false, nil
+	if err != nil {
+		c.uploads.unlock(id)
 	}
-	return s, err == nil, forClient(err)
+	return s, forClient(err)
 }
 
-func (c *Core) take(tx *meta.Tx, row meta.UploadSession, usedAt time.Time) (UploadSession, error) {
-	taken, err := tx.TakeUpload(row.ID, row.Epoch, c.now().Add(UploadLease), usedAt)
+// LeaveUpload ends what TakeUpload, TakeIdleUpload or BeginUpload began. What was not saved is forgotten. Where replicas
+// share uploads, others can have one that was neither given back nor ended when its lease is over.
+func (c *Core) LeaveUpload(s UploadSession) { c.uploads.unlock(s.ID) }
+
+// IdleUploads lists uploads that were not used for UploadIdle, whosever they are, for TakeIdleUpload.
+func (c *Core) IdleUploads(ctx context.Context) (ids []string, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		now := c.now()
+		ids, err = r.IdleUploads(now.Add(-c.options.UploadIdle), now, c.options.MaxUploads)
+		return err
+	})
+	return ids, err
+}
+
+// TakeIdleUpload takes an upload to be cancelled, if it still is idle: ErrUploadBusy if it is not. LeaveUpload must follow.
+func (c *Core) TakeIdleUpload(ctx context.Context, id string) (s UploadSession, err error) {
+	if !c.uploads.lock(id) {
+		return s, uploadBusy()
+	}
+	err = c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
+		row, err := tx.Upload(id)
+		now := c.now()
+		if errors.Is(err, meta.ErrNotFound) || (err == nil && (row.BusyUntil.After(now) || now.Sub(row.UsedAt) < c.options.UploadIdle)) {
+			err = uploadBusy()
+		}
+		if err != nil {
+			return err
+		}
+		// An upload that is not ended after all stays idle.
+		s, err = c.lease(tx, row, row.UsedAt)
+		return err
+	})
+	if err != nil {
+		c.uploads.unlock(id)
+	}
+	return s, forClient(err)
+}
+
+// lease takes an upload from the other replicas.
+func (c *Core) lease(tx *meta.Tx, row meta.UploadSession, usedAt time.Time) (UploadSession, error) {
+	taken, err := tx.TakeUpload(row.ID, row.Epoch, c.leaseEnd(c.now()), usedAt)
 	if err == nil && !taken {
 		err = uploadBusy()
 	}
 	row.Interrupted = !row.BusyUntil.IsZero()
 	return UploadSession{Upload: row.Upload, epoch: row.Epoch + 1}, err
+}
+
+// leaseEnd is till when a lease that begins or is renewed now keeps other replicas away.
+func (c *Core) leaseEnd(now time.Time) time.Time {
+	if c.options.SharedUploads {
+		return now.Add(UploadLease)
+	}
+	return noTime
 }
 
 // freeUpload finds an upload of the caller that no other request has.
@@ -176,7 +222,7 @@ func (c *Core) EndUpload(ctx context.Context, s UploadSession) error {
 func (c *Core) fenced(ctx context.Context, fn func(tx *meta.Tx, now, busyUntil time.Time) (bool, error)) error {
 	return forClient(c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
 		now := c.now()
-		found, err := fn(tx, now, now.Add(UploadLease))
+		found, err := fn(tx, now, c.leaseEnd(now))
 		if err == nil && !found {
 			err = uploadTaken()
 		}
@@ -226,4 +272,33 @@ func uploadTaken() error {
 		Code: domain.CodeBlobUploadInvalid, Cause: ErrUploadTaken,
 		Message: "another request took this upload over or ended it; ask for its status and go on from there",
 	}
+}
+
+// locks are the uploads that requests of this process have.
+type locks struct {
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+// lock reports false if the upload is locked already.
+func (l *locks) lock(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ids[id] {
+		return false
+	}
+	l.ids[id] = true
+	return true
+}
+
+func (l *locks) unlock(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.ids, id)
+}
+
+func (l *locks) locked(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ids[id]
 }

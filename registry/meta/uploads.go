@@ -38,11 +38,16 @@ func (r *Reader) Upload(id string) (s UploadSession, err error) {
 	return s, err
 }
 
-// IdleUpload returns the id of an upload that was last used before a time and that no request has now, or ErrNotFound.
-func (r *Reader) IdleUpload(before, now time.Time) (id string, err error) {
-	err = r.one(`SELECT id FROM uploads WHERE used_at <= $1 AND busy_until <= $2 LIMIT 1`, []any{toMicros(before), toMicros(now)},
-		func(row scanner) error { return row.Scan(&id) })
-	return id, err
+// IdleUploads lists the uploads that were last used before a time and that no request has now, at most limit.
+func (r *Reader) IdleUploads(before, now time.Time, limit int) (ids []string, err error) {
+	err = r.each(`SELECT id FROM uploads WHERE used_at <= $1 AND busy_until <= $2 ORDER BY used_at LIMIT $3`, []any{toMicros(before), toMicros(now), limit},
+		func(row scanner) error {
+			var id string
+			err := row.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+	return ids, err
 }
 
 // AddUpload adds an upload.

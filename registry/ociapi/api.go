@@ -41,7 +41,9 @@ type Uploads interface {
 	BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (core.UploadSession, error)
 	Upload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (domain.Upload, error)
 	TakeUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (core.UploadSession, error)
-	TakeIdleUpload(ctx context.Context) (s core.UploadSession, found bool, err error)
+	IdleUploads(ctx context.Context) (ids []string, err error)
+	TakeIdleUpload(ctx context.Context, id string) (core.UploadSession, error)
+	LeaveUpload(s core.UploadSession)
 	SaveUpload(ctx context.Context, s core.UploadSession, giveBack bool) error
 	RenewUpload(ctx context.Context, s core.UploadSession) error
 	EndUpload(ctx context.Context, s core.UploadSession) error

@@ -108,17 +108,25 @@ func (a *API) cancel(ctx context.Context, s core.UploadSession) error {
 // ExpireUploads drops the uploads that were idle for too long; of several replicas one drops each. Somebody has to call
 // it from time to time.
 func (a *API) ExpireUploads(ctx context.Context) {
-	for {
-		s, found, err := a.core.TakeIdleUpload(ctx)
-		switch {
-		case errors.Is(err, core.ErrUploadBusy): // another replica was quicker
-			continue
-		case err != nil:
-			a.logger.ErrorContext(ctx, "cannot look for idle uploads", "error", err)
-			return
-		case !found:
-			return
-		}
-		a.drop(ctx, s)
+	ids, err := a.core.IdleUploads(ctx)
+	if err != nil {
+		a.logger.ErrorContext(ctx, "cannot look for idle uploads", "error", err)
 	}
+	for _, id := range ids {
+		if err := a.expire(ctx, id); err != nil {
+			a.logger.ErrorContext(ctx, "cannot drop an idle upload; it will be tried again", "upload", id, "error", err)
+		}
+	}
+}
+
+func (a *API) expire(ctx context.Context, id string) error {
+	s, err := a.core.TakeIdleUpload(ctx, id)
+	if errors.Is(err, core.ErrUploadBusy) { // it is in use again, or another replica was quicker
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer a.core.LeaveUpload(s)
+	return a.cancel(ctx, s)
 }

@@ -52,6 +52,7 @@ func (a *API) postUpload(r *request) (answer, error) {
 		result.header.Set("Oci-Chunk-Min-Length", strconv.Itoa(chunkMinLength))
 		return result, nil
 	}
+	defer a.core.LeaveUpload(s)
 	if err := a.receive(r, &s); err != nil {
 		// The client was never told the id, so it cannot go on.
 		a.drop(r.Context(), s)
@@ -110,6 +111,7 @@ func (a *API) patchUpload(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	defer a.core.LeaveUpload(s)
 	if err := a.receive(r, &s); err != nil {
 		return answer{}, uploadError(err)
 	}
@@ -130,6 +132,7 @@ func (a *API) putUpload(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	defer a.core.LeaveUpload(s)
 	if body {
 		if err := a.receive(r, &s); err != nil {
 			return answer{}, uploadError(err)
@@ -144,6 +147,7 @@ func (a *API) deleteUpload(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	defer a.core.LeaveUpload(s)
 	ctx := context.WithoutCancel(r.Context())
 	if err := a.cancel(ctx, s); err != nil {
 		return answer{}, uploadError(cmp.Or(a.putBack(ctx, s, err), err))
@@ -167,6 +171,7 @@ func (a *API) takeUpload(r *request, chunk bool) (core.UploadSession, error) {
 	if offset == end || offset == s.Size {
 		return s, nil
 	}
+	defer a.core.LeaveUpload(s)
 	if err := a.core.SaveUpload(context.WithoutCancel(r.Context()), s, true); err != nil {
 		return s, uploadError(err)
 	}
