@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tidelock/tidelock/registry/blob/s3"
 )
 
 // Config is how a registry runs.
@@ -22,6 +24,10 @@ type Config struct {
 	// Database is "sqlite", or empty, for a file in DataDir, or the URL of a PostgreSQL database that several replicas may
 	// share.
 	Database string
+	// BlobStore is where blobs are kept, "s3://bucket…" (see s3.ParseLocation); in DataDir if empty.
+	BlobStore string
+	// BlobRedirect sends clients that get a blob to its address in S3.
+	BlobRedirect bool
 	// Listen is the address to serve on, "host:port"; port 0 takes a free one.
 	Listen string
 	// AdminPasswordFile holds the password of the account "admin".
@@ -53,6 +59,8 @@ const configFlag = "config"
 func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.DataDir, "data-dir", c.DataDir, "directory of all data, on a local file system; made if it is not there")
 	flags.StringVar(&c.Database, "database", cmp.Or(c.Database, embeddedDatabase), "sqlite for a file in the data directory, or the URL of a PostgreSQL database, postgres://…; a password is better in TIDELOCK_DATABASE than on the command line")
+	flags.StringVar(&c.BlobStore, "blob-store", c.BlobStore, "where blobs are kept, s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]; in the data directory by default")
+	flags.BoolVar(&c.BlobRedirect, "blob-redirect", c.BlobRedirect, "redirect clients that get a blob to its address in S3, which is good for 5 minutes")
 	flags.StringVar(&c.Listen, "listen", cmp.Or(c.Listen, DefaultListen), "address to serve on, host:port")
 	flags.StringVar(&c.AdminPasswordFile, "admin-password-file", c.AdminPasswordFile, "file with the password of the account admin")
 	flags.StringVar(&c.OperatorTokenFile, "operator-token-file", c.OperatorTokenFile, "file with the operator's token; the registry then waits for its operator before it takes writes")
@@ -172,6 +180,13 @@ func (c *Config) validate() error {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("--tls-cert and --tls-key belong together")
+	}
+	if c.BlobStore != "" {
+		if _, err := s3.ParseLocation(c.BlobStore); err != nil {
+			return fmt.Errorf("--blob-store: %w", err)
+		}
+	} else if c.BlobRedirect {
+		return errors.New("--blob-redirect needs a --blob-store in S3")
 	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {

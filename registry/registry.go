@@ -73,19 +73,22 @@ func New(cfg Config) (_ *Registry, err error) {
 		return nil, err
 	}
 	r.closers = append(r.closers, store.Close)
-	blobs, err := fs.Open(directory)
+	blobs, closeBlobs, err := openBlobs(cfg.BlobStore, directory, r.logger)
 	if err != nil {
 		return nil, err
 	}
-	r.closers = append(r.closers, blobs.Close)
+	r.closers = append(r.closers, closeBlobs)
 
 	r.core = core.New(store, core.Options{
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
-		Sparse: core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
+		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
+		SharedUploads: cfg.BlobStore != "",
 	})
-	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: authenticator, Logger: r.logger})
-	if err := blobs.Prune(func(id string) (bool, error) { return r.core.UploadOpen(context.Background(), id) }); err != nil {
-		return nil, err
+	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: authenticator, Logger: r.logger, Redirect: cfg.BlobRedirect})
+	if files, ok := blobs.(*fs.Store); ok {
+		if err := files.Prune(func(id string) (bool, error) { return r.core.UploadOpen(context.Background(), id) }); err != nil {
+			return nil, err
+		}
 	}
 	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Logger: r.logger, Draining: r.draining})
 	r.server = newServer(r.logger, newMetrics(), r.ready, r.oci, management)
