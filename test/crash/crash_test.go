@@ -25,6 +25,8 @@ import (
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/postgres"
+	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 )
 
@@ -49,14 +51,16 @@ type process struct {
 	g      *WithT
 	binary string
 	dir    string
-	url    string
+	// dsn is the PostgreSQL database, empty for the embedded one.
+	dsn string
+	url string
 	*exec.Cmd
 }
 
-func newProcess(t *testing.T) *process {
+func newProcess(t *testing.T, dsn string) *process {
 	g := NewWithT(t)
 	dir := t.TempDir()
-	p := &process{g: g, binary: filepath.Join(os.Getenv("TIDELOCK_BIN"), "tidelock"), dir: dir}
+	p := &process{g: g, binary: filepath.Join(os.Getenv("TIDELOCK_BIN"), "tidelock"), dir: dir, dsn: dsn}
 	g.Expect(p.binary).To(BeAnExistingFile(), "TIDELOCK_BIN must name the folder of the binary that make build makes; make test sets it")
 	g.Expect(os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600)).To(Succeed())
 	t.Cleanup(p.kill)
@@ -70,6 +74,9 @@ func (p *process) start() {
 	p.g.Expect(listener.Close()).To(Succeed())
 	p.url = "http://" + address
 	p.Cmd = exec.Command(p.binary, "registry", "--data-dir", filepath.Join(p.dir, "data"), "--listen", address, "--admin-password-file", filepath.Join(p.dir, "password"))
+	if p.dsn != "" {
+		p.Args = append(p.Args, "--database", p.dsn)
+	}
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	p.g.Expect(err).NotTo(HaveOccurred())
 	p.Stdout, p.Stderr = log, log
@@ -170,10 +177,21 @@ func (p *process) sweeping(uuid string) {
 	}).WithTimeout(20 * time.Second).WithPolling(time.Millisecond).Should(ContainSubstring(uuid))
 }
 
+// store opens the database of a registry that does not run.
+func (p *process) store() (store meta.Store) {
+	var err error
+	if p.dsn != "" {
+		store, err = postgres.Open(context.Background(), p.dsn, slog.New(slog.DiscardHandler))
+	} else {
+		store, err = sqlite.Open(context.Background(), filepath.Join(p.dir, "data", "tidelock.db"), slog.New(slog.DiscardHandler))
+	}
+	p.g.Expect(err).NotTo(HaveOccurred())
+	return store
+}
+
 // interrupted reports whether a sweep was left in the middle.
 func (p *process) interrupted() (is bool) {
-	store, err := sqlite.Open(context.Background(), filepath.Join(p.dir, "data", "tidelock.db"), slog.New(slog.DiscardHandler))
-	p.g.Expect(err).NotTo(HaveOccurred())
+	store := p.store()
 	p.g.Expect(store.Read(context.Background(), func(r *meta.Reader) error {
 		open, err := r.OpenSweeps(10)
 		for _, sweep := range open {
@@ -186,7 +204,18 @@ func (p *process) interrupted() (is bool) {
 }
 
 func TestNothingAcknowledgedIsLost(t *testing.T) {
-	p := newProcess(t)
+	t.Run("sqlite", func(t *testing.T) { nothingAcknowledgedIsLost(t, "") })
+	t.Run("postgres", func(t *testing.T) {
+		dsn, err := postgrestest.Database(t.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		nothingAcknowledgedIsLost(t, dsn)
+	})
+}
+
+func nothingAcknowledgedIsLost(t *testing.T, dsn string) {
+	p := newProcess(t, dsn)
 	g := p.g
 	p.start()
 	g.Expect(p.push(newImage("first"))).To(BeTrue(), p.log)
@@ -256,14 +285,13 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	p.kill()
 	g.Expect(interruptions).To(BeNumerically(">", 0), "no sweep was killed in the middle")
 	t.Logf("%d of %d kills hit a sweep in the middle; %d pushes were acknowledged", interruptions, rounds(), len(acknowledged))
-	checkLog(t, filepath.Join(p.dir, "data"), acknowledged, attempted)
+	p.checkLog(acknowledged, attempted)
 }
 
 // checkLog lets the sweeps finish and holds the tags against the audit log.
-func checkLog(t *testing.T, dir string, acknowledged []image, attempted map[string]image) {
-	g := NewWithT(t)
-	store, err := sqlite.Open(context.Background(), filepath.Join(dir, "tidelock.db"), slog.New(slog.DiscardHandler))
-	g.Expect(err).NotTo(HaveOccurred())
+func (p *process) checkLog(acknowledged []image, attempted map[string]image) {
+	g := p.g
+	store := p.store()
 	defer store.Close()
 	c := core.New(store, core.Options{Logger: slog.New(slog.DiscardHandler)})
 	ctx, stop := context.WithCancel(context.Background())
