@@ -172,7 +172,16 @@ var _ = Describe("Replicas", func() {
 		Eventually(woken).WithTimeout(patience).Should(Receive(BeNil()))
 	})
 
+	// organizations makes those in which two operators then put policies at once.
+	organizations := func() {
+		GinkgoHelper()
+		for i := range 2 {
+			a.mustPush(domain.RepositoryName{Organization: fmt.Sprintf("team-%d", i), Path: "app"}, "latest")
+		}
+	}
+
 	It("name the log alike, and agree on the first cluster", func() {
+		organizations()
 		var wg sync.WaitGroup
 		var origins sync.Map
 		var accepted atomic.Int64
@@ -200,11 +209,12 @@ var _ = Describe("Replicas", func() {
 	})
 
 	It("keep one policy for an object, whichever organization two operators put it in at once", func() {
+		organizations()
 		for round := range 10 {
 			var wg sync.WaitGroup
 			for i, h := range []*harness{a, b} {
 				m := managed(fmt.Sprintf("u-%d-%d", round, i), 1)
-				m.Scope.Organization = fmt.Sprintf("org-%d-%d", round, i)
+				m.Scope.Organization = fmt.Sprintf("team-%d", i)
 				m.Claim.Organizations = []string{m.Scope.Organization}
 				wg.Go(func() {
 					defer GinkgoRecover()

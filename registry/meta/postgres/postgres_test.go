@@ -473,11 +473,13 @@ var _ = Describe("The sequencer's index", func() {
 
 	It("shows a reader all that was committed before it asked, also where entries with lower ids come meanwhile", func() {
 		commit := hold("low 1", "low 2")
-		appendNow("high 1", "high 2")
 		sequencer := audit.NewSequencer(oneByOne{other, sync.OnceFunc(commit)}, quiet)
+		begun := sequencer.Indexed()
 		running, stop := context.WithCancel(ctx)
 		defer stop()
 		go func() { _ = sequencer.Run(running) }()
+		Eventually(begun).WithTimeout(patience).Should(BeClosed())
+		appendNow("high 1", "high 2")
 		Expect(sequencer.Sync(ctx)).To(Succeed())
 		Expect(log()).To(ContainElements("high 1", "high 2"))
 	})
