@@ -74,7 +74,7 @@ image: ## Write the image as an OCI layout to dist/image, for PLATFORMS, without
 
 .PHONY: test
 test: build libc ## Run every test, with a real API server and real clients.
-	@hack/packages.sh gcc libc6-dev skopeo podman
+	@hack/packages.sh gcc libc6-dev skopeo podman postgresql
 	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign versitygw
 	go vet ./...
 	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) $(TEST_PACKAGES)
@@ -90,7 +90,7 @@ conformance: build ## Run OCI's conformance suite, whose binary CONFORMANCE name
 
 .PHONY: soak
 soak: build ## Run the tests in their long form.
-	@hack/packages.sh skopeo podman
+	@hack/packages.sh skopeo podman postgresql
 	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign versitygw
 	TIDELOCK_SOAK=1 go test -count=1 -timeout $(SOAK_TIMEOUT) $(TEST_PACKAGES)
 	hack/fuzz.sh $(FUZZ_TIME)

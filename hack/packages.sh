@@ -12,6 +12,8 @@ present() { # PACKAGE: is what we need of it there?
     iproute2) command -v ip ;;
     procps) command -v pgrep ;;
     util-linux) command -v unshare && command -v nsenter && command -v setsid && command -v flock ;;
+    # The server's programs are in a directory of their version.
+    postgresql) command -v initdb || ls /usr/lib/postgresql/*/bin/initdb ;;
     ca-certificates) [ -s /etc/ssl/certs/ca-certificates.crt ] ;;
     *) command -v "$1" ;;
   esac > /dev/null 2>&1

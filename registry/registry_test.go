@@ -255,6 +255,43 @@ var _ = Describe("replicas over one database", func() {
 		Expect(response.StatusCode).To(Equal(http.StatusOK))
 	})
 
+	It("answer 503 with Retry-After and are not ready while the database is away, and go on when it is back", func() {
+		server, err := postgrestest.New()
+		Expect(err).NotTo(HaveOccurred())
+		defer func() { Expect(server.Close()).To(Succeed()) }()
+		cfg := settings()
+		cfg.Database, err = server.Database("away")
+		Expect(err).NotTo(HaveOccurred())
+		s := start(cfg)
+		defer s.end()
+		statuses := func() map[string]int {
+			statuses := map[string]int{}
+			for _, request := range []string{
+				"POST /v2/team-a/app/blobs/uploads/?digest=sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+				"GET /v2/team-a/app/tags/list", "GET /api/v1/organization/team-a", "GET /readyz", "GET /healthz",
+			} {
+				method, path, _ := strings.Cut(request, " ")
+				var body io.Reader
+				if method == http.MethodPost {
+					body = strings.NewReader("{}")
+				}
+				response, _ := s.call(http.DefaultClient, method, path, body)
+				name, _, _ := strings.Cut(request, "?")
+				statuses[name] = response.StatusCode
+				if response.StatusCode == http.StatusServiceUnavailable && path != "/readyz" {
+					Expect(response.Header.Get("Retry-After")).NotTo(BeEmpty(), request)
+				}
+			}
+			return statuses
+		}
+		well := map[string]int{"POST /v2/team-a/app/blobs/uploads/": 201, "GET /v2/team-a/app/tags/list": 200, "GET /api/v1/organization/team-a": 200, "GET /readyz": 200, "GET /healthz": 200}
+		Expect(statuses()).To(Equal(well))
+		Expect(server.Stop()).To(Succeed())
+		Expect(statuses()).To(Equal(map[string]int{"POST /v2/team-a/app/blobs/uploads/": 503, "GET /v2/team-a/app/tags/list": 503, "GET /api/v1/organization/team-a": 503, "GET /readyz": 503, "GET /healthz": 200}))
+		Expect(server.Start()).To(Succeed())
+		Expect(statuses()).To(Equal(well))
+	})
+
 	It("are not started on a database that is not there, and the answer hides the password", func() {
 		cfg := settings()
 		cfg.Database = "postgres://tidelock:secret@127.0.0.1:1/tidelock"

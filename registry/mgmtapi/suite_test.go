@@ -26,7 +26,7 @@ import (
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
-	"github.com/tidelock/tidelock/registry/meta/sqlite"
+	"github.com/tidelock/tidelock/registry/meta/metatest"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
@@ -35,6 +35,8 @@ func TestMgmtAPI(t *testing.T) {
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "mgmtapi")
 }
+
+func TestMgmtAPIOnPostgreSQL(t *testing.T) { metatest.AgainOnPostgreSQL(t, "TestMgmtAPI") }
 
 const (
 	adminPassword = "a password for tests"
@@ -92,7 +94,7 @@ func newRegistry(options core.Options) *registry {
 	GinkgoHelper()
 	logger := slog.New(slog.NewTextHandler(GinkgoWriter, nil))
 	ctx, cancel := context.WithCancel(context.Background())
-	store, err := sqlite.Open(ctx, filepath.Join(GinkgoT().TempDir(), "registry.db"), logger)
+	store, err := metatest.Open(GinkgoT().TempDir(), logger)
 	Expect(err).NotTo(HaveOccurred())
 	r := &registry{clock: &clock{now: beginning}}
 	options.Logger, options.Now = logger, r.clock.Now

@@ -24,13 +24,15 @@ import (
 	blobfs "github.com/tidelock/tidelock/registry/blob/fs"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
-	"github.com/tidelock/tidelock/registry/meta/sqlite"
+	"github.com/tidelock/tidelock/registry/meta/metatest"
 )
 
 func TestOCIAPI(t *testing.T) {
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "registry/ociapi")
 }
+
+func TestOCIAPIOnPostgreSQL(t *testing.T) { metatest.AgainOnPostgreSQL(t, "TestOCIAPI") }
 
 const repo = "/v2/team-a/app"
 
@@ -129,7 +131,7 @@ func newHarnessOn(coreOptions core.Options, changes ...func(*Options)) *harness 
 	blobs, err := blobfs.Open(directory)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(blobs.Close)
-	store, err := sqlite.Open(context.Background(), filepath.Join(h.dir, "tidelock.db"), quiet)
+	store, err := metatest.Open(h.dir, quiet)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(store.Close)
 	coreOptions.Logger, coreOptions.Now = quiet, h.clock.Now

@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"registry/blob/blobtest":              {"registry/domain", "registry/blob"},
 	"registry/meta":                       {"registry/domain", "registry/audit"},
 	"registry/meta/sqlite":                {"registry/domain", "registry/audit", "registry/meta"},
-	"registry/meta/metatest":              {"registry/domain", "registry/audit", "registry/meta"},
+	"registry/meta/metatest":              {"registry/domain", "registry/audit", "registry/meta", "registry/meta/sqlite", "registry/meta/postgres", "registry/meta/postgres/postgrestest"},
 	"registry/meta/postgres":              {"registry/domain", "registry/audit", "registry/meta"},
 	"registry/meta/postgres/postgrestest": {},
 	"registry/core":                       {"registry/domain", "registry/policy", "registry/audit", "registry/meta"},
