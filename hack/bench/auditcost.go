@@ -37,7 +37,7 @@ func auditCost(ctx context.Context, o options, t *table) error {
 	}
 	var clients [2]*client
 	for i, name := range []string{"audited", "unaudited"} {
-		s, err := startTidelock(ctx, o, name)
+		s, err := startTidelock(ctx, o, engines[0], name, nil)
 		if err != nil {
 			return err
 		}

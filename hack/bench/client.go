@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -70,7 +71,12 @@ func (c *client) putManifest(ctx context.Context, repository, tag, mediaType str
 }
 
 func (c *client) pushBlob(ctx context.Context, repository string, b blob) error {
-	head, err := c.do(ctx, http.MethodHead, "/v2/"+repository+"/blobs/"+b.digest.String(), "", nil, http.StatusOK, http.StatusNotFound)
+	return c.pushBytes(ctx, repository, b.digest, bytes.NewReader(b.content), int64(len(b.content)))
+}
+
+// pushBytes pushes a blob that is read as it is sent.
+func (c *client) pushBytes(ctx context.Context, repository string, d digest.Digest, content io.Reader, size int64) error {
+	head, err := c.do(ctx, http.MethodHead, "/v2/"+repository+"/blobs/"+d.String(), "", nil, http.StatusOK, http.StatusNotFound)
 	if err != nil || head.status == http.StatusOK {
 		return err
 	}
@@ -78,7 +84,7 @@ func (c *client) pushBlob(ctx context.Context, repository string, b blob) error 
 	if err != nil {
 		return err
 	}
-	sent, err := c.do(ctx, http.MethodPatch, begun.location, "application/octet-stream", b.content, http.StatusAccepted)
+	sent, err := c.send(ctx, http.MethodPatch, begun.location, "application/octet-stream", content, size, http.StatusAccepted)
 	if err != nil {
 		return err
 	}
@@ -86,7 +92,7 @@ func (c *client) pushBlob(ctx context.Context, repository string, b blob) error 
 	if strings.Contains(sent.location, "?") {
 		separator = "&"
 	}
-	_, err = c.do(ctx, http.MethodPut, sent.location+separator+"digest="+url.QueryEscape(b.digest.String()), "", nil, http.StatusCreated)
+	_, err = c.do(ctx, http.MethodPut, sent.location+separator+"digest="+url.QueryEscape(d.String()), "", nil, http.StatusCreated)
 	return err
 }
 
@@ -112,17 +118,25 @@ type answer struct {
 	status   int
 	location string
 	length   int64
+	// content is the answer itself if it is JSON, else its beginning.
+	content []byte
 }
 
 // do sends a request. An answer with another status than those wanted is an error.
 func (c *client) do(ctx context.Context, method, target, contentType string, body []byte, wanted ...int) (a answer, err error) {
+	return c.send(ctx, method, target, contentType, bytes.NewReader(body), int64(len(body)), wanted...)
+}
+
+// send is do with a body that is read as it is sent.
+func (c *client) send(ctx context.Context, method, target, contentType string, body io.Reader, size int64, wanted ...int) (a answer, err error) {
 	if strings.HasPrefix(target, "/") {
 		target = c.server.url + target
 	}
-	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
 		return a, err
 	}
+	request.ContentLength = size
 	if contentType != "" {
 		request.Header.Set("Content-Type", contentType)
 	}
@@ -137,26 +151,44 @@ func (c *client) do(ctx context.Context, method, target, contentType string, bod
 		return a, err
 	}
 	defer response.Body.Close()
-	var start bytes.Buffer
-	length, err := io.Copy(&countAndKeep{&start}, response.Body)
+	buffer := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buffer)
+	kept := keeper{most: keptOfBytes}
+	if strings.HasPrefix(response.Header.Get("Content-Type"), "application/json") {
+		kept.most = keptOfJSON
+	}
+	length, err := io.CopyBuffer(&kept, response.Body, *buffer)
 	if err != nil {
 		return a, err
 	}
-	a = answer{status: response.StatusCode, location: response.Header.Get("Location"), length: length}
+	a = answer{status: response.StatusCode, location: response.Header.Get("Location"), length: length, content: kept.start}
 	for _, status := range wanted {
 		if status == a.status {
 			return a, nil
 		}
 	}
-	return a, errors.New(method + " " + request.URL.Path + ": " + response.Status + " " + start.String())
+	return a, errors.New(method + " " + request.URL.Path + ": " + response.Status + " " + string(kept.start))
 }
 
-// countAndKeep keeps the first bytes of what is written to it, for a message about an error.
-type countAndKeep struct{ start *bytes.Buffer }
+// copyBuffers are larger than the connections' own buffers, which are passed by then.
+var copyBuffers = sync.Pool{New: func() any {
+	buffer := make([]byte, 256<<10)
+	return &buffer
+}}
 
-func (w *countAndKeep) Write(p []byte) (int, error) {
-	if room := 512 - w.start.Len(); room > 0 {
-		w.start.Write(p[:min(room, len(p))])
-	}
+// What is kept of an answer, in bytes.
+const (
+	keptOfBytes = 512
+	keptOfJSON  = 1 << 20
+)
+
+// keeper keeps the first bytes of what is written to it.
+type keeper struct {
+	start []byte
+	most  int
+}
+
+func (k *keeper) Write(p []byte) (int, error) {
+	k.start = append(k.start, p[:min(k.most-len(k.start), len(p))]...)
 	return len(p), nil
 }

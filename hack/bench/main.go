@@ -1,7 +1,7 @@
 // Command bench measures what Tidelock promises about speed, as ratios of things measured in the same run, and prints
 // one table. Nothing fails when a figure is missed: machines differ, and a timed test is a test of the machine.
 //
-//	bench [-parts sweep,audit,events,peer] [flags]
+//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists] [flags]
 package main
 
 import (
@@ -29,6 +29,10 @@ type options struct {
 	writes int
 	events int
 	rounds int
+
+	layer   int64
+	uploads int
+	names   int
 }
 
 // part is one measurement: it adds its figures to the table.
@@ -43,9 +47,17 @@ var parts = []part{
 	{"audit", "what the audit entry costs a tag write", auditCost},
 	{"events", "Events from the audit log into a kube-apiserver", events},
 	{"peer", "push and pull beside distribution v3", peer},
+	{"pull", "pull of a large layer beside a server of files", pullLayer},
+	{"push", "push of a large layer beside a loop that hashes, writes and syncs", pushLayer},
+	{"memory", "what a registry takes for many uploads at once", uploadMemory},
+	{"lists", "pages of long lists of tags and repositories", lists},
 }
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == serveFilesCommand {
+		fmt.Fprintln(os.Stderr, serveFiles(os.Args[2], os.Args[3]))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, os.Args[1:])
 	stop()
@@ -70,6 +82,9 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.IntVar(&o.writes, "writes", 1000, "audit: tag `writes` in a turn")
 	flags.IntVar(&o.events, "events", 5000, "events: `number` of entries to turn into Events")
 	flags.IntVar(&o.rounds, "rounds", 5, "how many `times` things are measured in turn")
+	flags.IntVar(&o.uploads, "uploads", 64, "memory: `number` of uploads at once")
+	flags.IntVar(&o.names, "names", 1_000_000, "lists: `number` of tags and of repositories")
+	size := flags.Int64("layer", 100, "pull, push, memory: `MiB` of a layer")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -77,6 +92,7 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 		return err
 	}
+	o.layer = *size << 20
 	o.parts = strings.Split(*list, ",")
 	for _, name := range o.parts {
 		if !slices.Contains(names, name) {
@@ -129,11 +145,21 @@ func machine(dir string) string {
 	if memory := field("/proc/meminfo", "MemTotal"); memory != "" {
 		facts = append(facts, memory+" memory")
 	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		facts = append(facts, "load "+strings.Join(strings.Fields(string(load))[:1], " ")+" before the start")
+	if load := load(); load != "" {
+		facts = append(facts, "load "+load+" before the start")
 	}
 	facts = append(facts, fmt.Sprintf("fsync of 4 KiB %s", shortest(fsyncTime(dir))), runtime.Version(), time.Now().Format(time.DateOnly))
 	return strings.Join(facts, "; ")
+}
+
+// load is the load average of the last minute, empty where it is not known.
+func load() string {
+	content, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
+	}
+	load, _, _ := strings.Cut(string(content), " ")
+	return load
 }
 
 // field reads the first "name : value" of a file of /proc, empty where there is none.

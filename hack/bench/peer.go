@@ -13,20 +13,21 @@ import (
 // peerClients is how many clients push or pull at once.
 const peerClients = 4
 
-// peer measures push and pull of images beside distribution, on the same disk and by the same client. In each round both
+// peer measures push and pull of images beside distribution, on the same disk and by the same client. In each round all
 // get the same images, one server after the other and in turn first; the median of the rounds counts.
 func peer(ctx context.Context, o options, t *table) error {
-	ours, err := startTidelock(ctx, o, "tidelock")
+	servers, stop, err := startEach(ctx, o, "peer")
 	if err != nil {
 		return err
 	}
-	defer ours.stop()
+	defer stop()
 	theirs, err := startPeer(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer theirs.stop()
-	clients := []*client{newClient(ours, peerClients), newClient(theirs, peerClients)}
+	servers = append(servers, theirs)
+	clients := newClients(servers, peerClients)
 	var seed [32]byte
 	random := rand.NewChaCha8(seed)
 	for _, size := range []struct {
@@ -37,7 +38,7 @@ func peer(ctx context.Context, o options, t *table) error {
 		{"1 MiB", 1 << 20, 64},
 		{"10 MiB", 10 << 20, 16},
 	} {
-		var push, pull [2][]float64
+		push, pull := make([][]float64, len(clients)), make([][]float64, len(clients))
 		// One round more than counts: in the first one both open their connections and files.
 		for round := range o.rounds + 1 {
 			images := make([]image, size.images)
@@ -46,8 +47,8 @@ func peer(ctx context.Context, o options, t *table) error {
 			}
 			repository := fmt.Sprintf("bench/size-%d", size.bytes)
 			tag := func(i int) string { return fmt.Sprintf("r%d-%d", round, i) }
-			for turn := range 2 {
-				which := (turn + round) % 2
+			for turn := range clients {
+				which := (turn + round) % len(clients)
 				c := clients[which]
 				pushed, err := throughput(ctx, images, func(ctx context.Context, i int) error { return c.push(ctx, repository, tag(i), images[i]) })
 				if err != nil {
@@ -62,16 +63,25 @@ func peer(ctx context.Context, o options, t *table) error {
 				}
 			}
 		}
-		t.compare("push of "+size.name, push)
-		t.compare("pull of "+size.name, pull)
+		for i, s := range servers[:len(servers)-1] {
+			for _, flow := range []struct {
+				name   string
+				speeds [][]float64
+			}{{"push", push}, {"pull", pull}} {
+				ours, theirs := median(flow.speeds[i]), median(flow.speeds[len(servers)-1])
+				t.ratio(s.engine, fmt.Sprintf("%s of %s, %d clients: %s %.0f/s, distribution %.0f/s", flow.name, size.name, peerClients, s.name, ours, theirs), ours/theirs, 1.3)
+			}
+		}
 	}
 	return nil
 }
 
-// compare adds the speeds of both servers, in images a second, and their ratio.
-func (t *table) compare(what string, speeds [2][]float64) {
-	ours, theirs := median(speeds[0]), median(speeds[1])
-	t.goal(fmt.Sprintf("%s, %d clients: %.0f/s, distribution %.0f/s", what, peerClients, ours, theirs), ours/theirs, 1.3, "×")
+func newClients(servers []*server, connections int) []*client {
+	clients := make([]*client, len(servers))
+	for i, s := range servers {
+		clients[i] = newClient(s, connections)
+	}
+	return clients
 }
 
 // throughput does something with each image, several at once, and returns how many a second there were.

@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// table collects figures; a figure that something was promised about says whether it was reached.
+// table collects figures; a figure that something was promised about says whether it was reached. Beside each stands
+// how busy the machine was at its end: the load average of the last minute, of what is measured and of everything else.
 type table struct {
 	part string
 	rows []row
 }
 
 type row struct {
-	part, what, value, wanted, reached string
+	part, what, value, wanted, reached, load string
 }
 
 // add adds a figure.
 func (t *table) add(what, value string) {
-	t.rows = append(t.rows, row{part: t.part, what: what, value: value})
+	t.rows = append(t.rows, row{part: t.part, what: what, value: value, load: load()})
 }
 
 // limit adds a figure that may be at most most.
@@ -40,7 +41,16 @@ func (t *table) judge(what string, value float64, wanted string, reached bool, u
 	if !reached {
 		answer = "NO"
 	}
-	t.rows = append(t.rows, row{part: t.part, what: what, value: figure(value, unit), wanted: wanted, reached: answer})
+	t.rows = append(t.rows, row{part: t.part, what: what, value: figure(value, unit), wanted: wanted, reached: answer, load: load()})
+}
+
+// ratio adds a ratio that should be at least least, if that is promised of the engine.
+func (t *table) ratio(e engine, what string, value, least float64) {
+	if !e.promised {
+		t.add(what, figure(value, "×"))
+		return
+	}
+	t.goal(what, value, least, "×")
 }
 
 func figure(value float64, unit string) string {
@@ -55,9 +65,9 @@ func figure(value float64, unit string) string {
 
 func (t *table) print(w io.Writer) {
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(columns, "PART\tWHAT\tMEASURED\tWANTED\tREACHED")
+	fmt.Fprintln(columns, "PART\tWHAT\tMEASURED\tWANTED\tREACHED\tLOAD")
 	for _, r := range t.rows {
-		fmt.Fprintf(columns, "%s\t%s\t%s\t%s\t%s\n", r.part, r.what, r.value, r.wanted, r.reached)
+		fmt.Fprintf(columns, "%s\t%s\t%s\t%s\t%s\t%s\n", r.part, r.what, r.value, r.wanted, r.reached, r.load)
 	}
 	_ = columns.Flush()
 }
