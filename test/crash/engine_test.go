@@ -1,0 +1,43 @@
+package crash
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+
+	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/sqlite"
+)
+
+// engine is what a registry keeps its data in.
+type engine struct {
+	name string
+	// prepare makes the engine's servers, if it has any, for a registry with the given data directory.
+	prepare func(t *testing.T, dataDir string) deployment
+}
+
+// deployment is one engine that is ready for a registry.
+type deployment struct {
+	// flags are what the registry is started with beside its data directory.
+	flags []string
+	// open opens the database beside the registry, which does not run meanwhile.
+	open func(context.Context) (meta.Store, error)
+	// restart restarts the database while the registry runs; nil if the database is a part of the registry.
+	restart func()
+}
+
+var engines = []engine{
+	{name: "sqlite", prepare: func(_ *testing.T, dataDir string) deployment {
+		return deployment{open: func(ctx context.Context) (meta.Store, error) {
+			return sqlite.Open(ctx, filepath.Join(dataDir, "tidelock.db"), slog.New(slog.DiscardHandler))
+		}}
+	}},
+}
+
+// onEachEngine runs a test with a registry of its own for each engine.
+func onEachEngine(t *testing.T, run func(t *testing.T, p *process)) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) { run(t, newProcess(t, e)) })
+	}
+}
