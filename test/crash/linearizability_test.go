@@ -17,7 +17,7 @@ const (
 	// the number of operations that may have happened at any time, those that a fault left without an answer.
 	organizations = 3
 	clientsEach   = 4
-	livesEach     = 3
+	livesEach     = 2
 )
 
 // rounds is how often a fault happens: few times as a rule, often in `make soak`.

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"fmt"
+	"hash/maphash"
 	"math/bits"
 	"net/http"
 	"strings"
@@ -393,9 +394,12 @@ func (s state) String() string {
 	return b.String() + describePolicies(s.policies)
 }
 
+var seed = maphash.MakeSeed()
+
 // model is the model for the checker.
 var model = porcupine.Model{
 	Init: func() any { return state{} },
+	Hash: func(s any) uint64 { return maphash.Comparable(seed, s.(state)) },
 	Step: func(s, in, out any) (bool, any) {
 		legal, next := s.(state).step(in.(input), out.(output))
 		return legal, next

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,8 +26,9 @@ type process struct {
 	g      *WithT
 	binary string
 	dir    string
-	url    string
 	client *http.Client
+	// url changes with each start, while clients go on.
+	url atomic.Pointer[string]
 }
 
 func newProcess(t *testing.T, e engine) *process {
@@ -54,7 +56,8 @@ func (p *process) start() {
 	p.g.Expect(err).NotTo(HaveOccurred())
 	address := listener.Addr().String()
 	p.g.Expect(listener.Close()).To(Succeed())
-	p.url = "http://" + address
+	url := "http://" + address
+	p.url.Store(&url)
 	flags := append([]string{"registry", "--data-dir", filepath.Join(p.dir, "data"), "--listen", address, "--admin-password-file", filepath.Join(p.dir, "password")}, p.flags...)
 	p.Cmd = exec.Command(p.binary, flags...)
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
@@ -90,7 +93,7 @@ func (p *process) kill() {
 
 // call returns an error if the answer was lost: whatever was asked for may have happened, or may not.
 func (p *process) call(method, path, contentType string, body []byte) (status int, answer []byte, err error) {
-	request, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(p.t.Context(), method, *p.url.Load()+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
