@@ -168,7 +168,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 		p.fill(newImage("layer of filled", ""))
 		policy, interruptions := "", 0
 		everything := []*images{}
-		for round := range rounds(4) {
+		for round := range rounds(3) {
 			// Each round ends in the middle of pushes, deletes and the sweeps of a new policy and of the one before.
 			s := newImages()
 			everything = append(everything, s)
@@ -203,7 +203,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 			}
 		}
 		t.Logf("%d of %d kills hit a sweep in the middle; %d pushes and %d deletes were acknowledged, %d had no answer; %d audit entries",
-			interruptions, rounds(4), counts[0]+counts[1], counts[1], counts[2], log.size)
+			interruptions, rounds(3), counts[0]+counts[1], counts[1], counts[2], log.size)
 	})
 }
 

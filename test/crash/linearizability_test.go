@@ -31,7 +31,7 @@ func rounds(short int) int {
 func TestHistoriesAreLinearizable(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, p *process) {
 		var all, now []*organization
-		for round := range rounds(6) {
+		for round := range rounds(4) {
 			if round%livesEach == 0 {
 				now = nil
 				for n := range organizations {
@@ -43,7 +43,7 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 			for _, o := range now {
 				o.rememberPolicies()
 			}
-			if round%livesEach == livesEach-1 || round == rounds(6)-1 {
+			if round%livesEach == livesEach-1 || round == rounds(4)-1 {
 				for _, o := range now {
 					p.checkClosures(o.repository())
 					o.readAll()
@@ -64,7 +64,7 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 				counts[0]++
 			}
 		}
-		t.Logf("%d faults; %d operations in %d histories, of which %d had no answer; %d audit entries", rounds(6), counts[0], len(all), counts[1], log.size)
+		t.Logf("%d faults; %d operations in %d histories, of which %d had no answer; %d audit entries", rounds(4), counts[0], len(all), counts[1], log.size)
 	})
 }
 
