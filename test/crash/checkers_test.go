@@ -3,6 +3,7 @@ package crash
 import (
 	"math"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,6 +142,17 @@ func TestModelOrdersWhatIsConcurrent(t *testing.T) {
 	}
 	g.Expect(porcupine.CheckOperations(model, append(history, after[0]))).To(BeTrue())
 	g.Expect(porcupine.CheckOperations(model, append(history, after...))).To(BeFalse())
+}
+
+func TestAViolationIsExplained(t *testing.T) {
+	g := NewWithT(t)
+	history := sequence(answer{push(1), created}, answer{create, created}, answer{push(2), lost}, answer{read, readsImage(2)}, answer{read, readsImage(1)})
+	result, info := porcupine.CheckOperationsVerbose(model, history, time.Minute)
+	g.Expect(result).To(Equal(porcupine.Illegal))
+	best, rest, found := strings.Cut(explain(history, info), "in the state a=image1")
+	g.Expect(found).To(BeTrue(), best)
+	g.Expect(best).To(ContainSubstring("create policy0 {a Enforce Retain} -> 201"))
+	g.Expect(rest).To(ContainSubstring("read a -> 200 image2"))
 }
 
 func TestAuditLogMustFit(t *testing.T) {

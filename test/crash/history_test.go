@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -364,17 +365,37 @@ func (o *organization) check(t *testing.T) {
 	if err := porcupine.VisualizePath(model, info, picture); err != nil {
 		t.Error(err)
 	}
-	listing := list(o.history)
-	if err := os.WriteFile(filepath.Join(dir, o.name+".txt"), []byte(listing), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, o.name+".txt"), []byte(list(o.history)), 0o600); err != nil {
 		t.Error(err)
 	}
-	t.Fatalf("the history of %s is %s, not linearizable; %s shows it (kept with go test -artifacts):\n%s", o.name, result, picture, listing)
+	t.Fatalf("the history of %s is %s, not linearizable. All of it is in %s and beside it (kept by go test -artifacts).\n%s", o.name, result, picture, explain(o.history, info))
 }
 
-// list prints a history in the order of its calls.
+// explain says how far the best order of a history goes, and before which operations it ends.
+func explain(history []porcupine.Operation, info porcupine.LinearizationInfo) string {
+	const enough = 20
+	var best []porcupine.Operation
+	for _, orders := range info.PartialLinearizationsOperations() {
+		for _, order := range orders {
+			if len(order) > len(best) {
+				best = order
+			}
+		}
+	}
+	reached := state{}
+	for _, op := range best {
+		_, reached = reached.step(op.Input.(input), op.Output.(output))
+	}
+	rest := slices.DeleteFunc(slices.Clone(history), func(op porcupine.Operation) bool {
+		return slices.ContainsFunc(best, func(b porcupine.Operation) bool { return b.Call == op.Call && b.ClientId == op.ClientId })
+	})
+	slices.SortFunc(rest, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	return fmt.Sprintf("The best order that was found ends with\n%sin the state %s. It cannot go on with\n%s",
+		list(best[max(0, len(best)-enough):]), reached, list(rest[:min(len(rest), enough)]))
+}
+
+// list prints operations, in the given order.
 func list(history []porcupine.Operation) string {
-	history = slices.Clone(history)
-	slices.SortFunc(history, func(a, b porcupine.Operation) int { return int(a.Call - b.Call) })
 	var b strings.Builder
 	for _, op := range history {
 		answered := "never"
