@@ -332,6 +332,21 @@ var _ = eachEngine("A policy withdrawn in the middle of its own sweep", func(h *
 		Expect(h.entries(audit.KindChangeImmutability)).To(HaveLen(tags))
 		Expect(h.entries(audit.KindApplyPolicy)).To(HaveLen(1))
 	})
+
+	It("leaves other policies their turn, however many sweeps of one policy wait", func() {
+		p := inTheMiddle()
+		for n := range 70 { // more than the sweeper looks at in a round
+			_, err := h.UpdatePolicy(ctx, alice, teamA, p.UUID, spec(fmt.Sprintf("v.*|revision%d", n)))
+			Expect(err).NotTo(HaveOccurred())
+		}
+		other := h.mustCreate(teamA, spec(".*"))
+		h.gate.allow(20)
+		h.with(func(*core.Options) {})
+		Eventually(func() (int64, error) {
+			status, err := h.PolicyStatus(ctx, teamA, other.UUID)
+			return status.Holds, err
+		}).WithTimeout(patience).Should(BeNumerically(">", 0))
+	})
 })
 
 var _ = eachEngine("A policy on a dry run", func(h *harness) {

@@ -49,9 +49,9 @@ func (r *Reader) sweeps(condition string, args ...any) (list []Sweep, err error)
 	return list, err
 }
 
-// OpenSweeps lists the sweeps that are not finished, the oldest first.
+// OpenSweeps lists the sweeps whose turn it is, the oldest unfinished one of each policy, the oldest first.
 func (r *Reader) OpenSweeps(limit int) ([]Sweep, error) {
-	return r.sweeps(`state IN ('pending', 'running') ORDER BY id LIMIT $1`, limit)
+	return r.sweeps(`id IN (SELECT MIN(id) FROM sweeps WHERE state IN ('pending', 'running') GROUP BY policy_id) ORDER BY id LIMIT $1`, limit)
 }
 
 // Sweep finds a sweep.
