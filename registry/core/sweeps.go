@@ -67,12 +67,7 @@ func (c *Core) sweepRound(ctx context.Context, limit int) (busy, elsewhere bool,
 	if err != nil {
 		return false, false, err
 	}
-	begun := map[int64]bool{}
 	for _, s := range open {
-		if begun[s.PolicyID] {
-			continue
-		}
-		begun[s.PolicyID] = true
 		if ctx.Err() != nil {
 			return false, false, nil
 		}
