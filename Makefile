@@ -37,6 +37,8 @@ TEST_TIMEOUT ?= 20m
 SOAK_TIMEOUT ?= 6h
 # How long `make soak` looks for bad input with each fuzz target.
 FUZZ_TIME ?= 5m
+# Where `make soak` keeps what tests leave for a look, a history that is not linearizable for instance.
+ARTIFACTS ?= $(ROOT)/dist/artifacts
 
 ##@ Use
 
@@ -92,7 +94,8 @@ conformance: build ## Run OCI's conformance suite, whose binary CONFORMANCE name
 soak: build ## Run the tests in their long form.
 	@hack/packages.sh skopeo podman postgresql
 	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign versitygw
-	TIDELOCK_SOAK=1 go test -count=1 -timeout $(SOAK_TIMEOUT) $(TEST_PACKAGES)
+	@mkdir -p $(ARTIFACTS)
+	TIDELOCK_SOAK=1 go test -count=1 -artifacts -outputdir $(ARTIFACTS) -timeout $(SOAK_TIMEOUT) $(TEST_PACKAGES)
 	hack/fuzz.sh $(FUZZ_TIME)
 
 .PHONY: bench

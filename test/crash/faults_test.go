@@ -224,7 +224,7 @@ func (o *organization) unlockAll() {
 			continue
 		}
 		o.p.g.Eventually(func() int { return o.mustDo(input{kind: opUnhold, tag: tag}).status }).
-			WithTimeout(20*time.Second).Should(Equal(http.StatusCreated), o.name)
+			WithTimeout(time.Minute).Should(Equal(http.StatusCreated), o.name)
 		o.mustDo(input{kind: opInspect, tag: tag})
 		o.mustDo(input{kind: opPush, tag: tag, image: o.newImageNumber()})
 	}

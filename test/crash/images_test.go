@@ -114,7 +114,7 @@ func (p *process) awaitSweep(uuid string) {
 		var page openapi.LogPage
 		p.get("/api/v1/organization/team-a/logs?kind=change_tag_immutability&policy="+uuid, &page)
 		g.Expect(page.Logs).NotTo(BeEmpty())
-	}).WithTimeout(20 * time.Second).WithPolling(time.Millisecond).Should(Succeed())
+	}).WithTimeout(time.Minute).WithPolling(5 * time.Millisecond).Should(Succeed())
 }
 
 // interrupted reports whether a sweep was left in the middle.
