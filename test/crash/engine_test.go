@@ -6,7 +6,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	. "github.com/onsi/gomega"
+
 	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/postgres"
+	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 )
 
@@ -32,6 +36,24 @@ var engines = []engine{
 		return deployment{open: func(ctx context.Context) (meta.Store, error) {
 			return sqlite.Open(ctx, filepath.Join(dataDir, "tidelock.db"), slog.New(slog.DiscardHandler))
 		}}
+	}},
+	{name: "postgres", prepare: func(t *testing.T, _ string) deployment {
+		g := NewWithT(t)
+		server, err := postgrestest.New()
+		g.Expect(err).NotTo(HaveOccurred())
+		t.Cleanup(func() { g.Expect(server.Close()).To(Succeed()) })
+		dsn, err := server.Database("crash")
+		g.Expect(err).NotTo(HaveOccurred())
+		return deployment{
+			flags: []string{"--database", dsn},
+			open: func(ctx context.Context) (meta.Store, error) {
+				return postgres.Open(ctx, dsn, slog.New(slog.DiscardHandler))
+			},
+			restart: func() {
+				g.Expect(server.Stop()).To(Succeed())
+				g.Expect(server.Start()).To(Succeed())
+			},
+		}
 	}},
 }
 
