@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/blob/s3"
 )
 
@@ -39,7 +41,14 @@ type Config struct {
 	TLSCert, TLSKey string
 	// InsecureHTTP allows plain HTTP on other addresses than loopback.
 	InsecureHTTP bool
-	// TrustedProxies are the addresses whose X-Forwarded-For header counts.
+	// TokenKeyFile holds the private keys that sign tokens for clients, in PEM: the first signs, all verify. Without it
+	// the registry makes keys and keeps them in its database.
+	TokenKeyFile string
+	// TokenLifetime is how long a token for clients is good for; 5 minutes if 0.
+	TokenLifetime time.Duration
+	// ExternalURL is where clients reach the registry; nil: where their requests say.
+	ExternalURL *url.URL
+	// TrustedProxies are the addresses whose X-Forwarded-For, -Proto and -Host headers count.
 	TrustedProxies []netip.Prefix
 	// SparseIndexes admits indexes before all of their manifests, SparseImages images before all of their blobs.
 	SparseIndexes, SparseImages bool
@@ -67,7 +76,10 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "file with the TLS certificate and its chain, PEM")
 	flags.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "file with the TLS certificate's key, PEM")
 	flags.BoolVar(&c.InsecureHTTP, "insecure-http", c.InsecureHTTP, "serve plain HTTP also on other addresses than loopback")
-	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For header counts")
+	flags.StringVar(&c.TokenKeyFile, "token-key-file", c.TokenKeyFile, "file with the private keys that sign tokens for clients, PEM; the first signs, all verify; without it they are in the database")
+	flags.DurationVar(&c.TokenLifetime, "token-lifetime", cmp.Or(c.TokenLifetime, auth.DefaultTokenLifetime), "how long a token for clients is good for, from 1m to 1h")
+	flags.Var(&externalURL{&c.ExternalURL}, "external-url", "where clients reach the registry, such as https://registry.example.com; without it, where their requests say")
+	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For, -Proto and -Host headers count")
 	flags.BoolVar(&c.SparseIndexes, "sparse-indexes", c.SparseIndexes, "take indexes of which some manifests are missing")
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
@@ -188,6 +200,9 @@ func (c *Config) validate() error {
 	} else if c.BlobRedirect {
 		return errors.New("--blob-redirect needs a --blob-store in S3")
 	}
+	if c.TokenLifetime != 0 && (c.TokenLifetime < time.Minute || c.TokenLifetime > time.Hour) {
+		return fmt.Errorf("--token-lifetime %s is not from 1m to 1h", c.TokenLifetime)
+	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return fmt.Errorf("--listen %q is not host:port", c.Listen)
@@ -206,6 +221,29 @@ func loopback(host string) bool {
 	address, err := netip.ParseAddr(host)
 	return err == nil && address.IsLoopback()
 }
+
+// externalURL is the flag of an http or https address.
+type externalURL struct{ target **url.URL }
+
+func (e *externalURL) Set(text string) error {
+	parsed, err := url.Parse(text)
+	if err != nil || (parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.Host == "" || strings.Trim(parsed.Path, "/") != "" ||
+		parsed.RawQuery != "" || parsed.Fragment != "" || parsed.User != nil {
+		return fmt.Errorf("%q is not http://host or https://host", text)
+	}
+	*e.target = &url.URL{Scheme: parsed.Scheme, Host: parsed.Host}
+	return nil
+}
+
+func (e *externalURL) String() string {
+	if e.target == nil || *e.target == nil {
+		return ""
+	}
+	return (*e.target).String()
+}
+
+// Type implements pflag.Value.
+func (e *externalURL) Type() string { return "url" }
 
 // prefixes is the flag of a comma-separated list of addresses and networks.
 type prefixes []netip.Prefix

@@ -3,6 +3,7 @@ package registry
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -31,7 +32,7 @@ var _ = Describe("settings", func() {
 	It("have defaults", func() {
 		cfg, err := load("", nil)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(cfg).To(Equal(Config{Database: "sqlite", Listen: "127.0.0.1:5000", PoliciesDeletionDelay: 5 * time.Minute}))
+		Expect(cfg).To(Equal(Config{Database: "sqlite", Listen: "127.0.0.1:5000", TokenLifetime: 5 * time.Minute, PoliciesDeletionDelay: 5 * time.Minute}))
 	})
 
 	It("come from flags, then variables, then the file", func() {
@@ -53,6 +54,9 @@ operator-token-file: /etc/tidelock/token
 tls-cert: cert
 tls-key: key
 insecure-http: true
+token-key-file: /etc/tidelock/keys
+token-lifetime: 10m
+external-url: https://registry.example.com/
 trusted-proxies: [10.0.0.0/8, 192.0.2.1]
 policies-deletion-delay: 30s
 `, nil)
@@ -60,6 +64,7 @@ policies-deletion-delay: 30s
 		Expect(cfg).To(Equal(Config{
 			DataDir: "/var/lib/tidelock", Database: "postgres://tidelock@db/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
 			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
+			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
 		}))
 	})
@@ -78,6 +83,8 @@ policies-deletion-delay: 30s
 		Entry("a value that is a group", "data-dir: {a: b}\n", `:1: data-dir: a value is needed$`),
 		Entry("a list of groups", "trusted-proxies: [{a: b}]\n", `:1: trusted-proxies: a list of plain values is needed$`),
 		Entry("no address", "trusted-proxies: [proxy]\n", `:1: trusted-proxies: .*"proxy" is neither an address nor a network`),
+		Entry("an address without a scheme", "external-url: registry.example.com\n", `:1: external-url: .*"registry.example.com" is not http://host or https://host`),
+		Entry("an address with a path", "external-url: https://registry.example.com/v2\n", `:1: external-url: .*is not http://host`),
 		Entry("no settings", "- listen\n", `:1: settings must be written as "name: value"$`),
 		Entry("no YAML", "listen: localhost:1\na: b: c\n", `: yaml: line 2: `),
 	)
@@ -109,6 +116,8 @@ policies-deletion-delay: 30s
 		Entry("another database", func(c *Config) { c.Database = "mysql://user:secret@host/db" }, "--database must be sqlite, or a URL that begins with postgres://"),
 		Entry("nobody who could log in", func(c *Config) { c.AdminPasswordFile = "" }, "nobody could log in; --admin-password-file is required"),
 		Entry("half of TLS", func(c *Config) { c.TLSCert = "cert" }, "--tls-cert and --tls-key belong together"),
+		Entry("tokens that live too long", func(c *Config) { c.TokenLifetime = 2 * time.Hour }, "--token-lifetime 2h0m0s is not from 1m to 1h"),
+		Entry("tokens that live too short", func(c *Config) { c.TokenLifetime = time.Second }, "--token-lifetime 1s is not from 1m to 1h"),
 		Entry("no port", func(c *Config) { c.Listen = "localhost" }, `--listen "localhost" is not host:port`),
 		Entry("all addresses", func(c *Config) { c.Listen = ":0" }, plainText(":0")),
 		Entry("all addresses, written out", func(c *Config) { c.Listen = "0.0.0.0:0" }, plainText("0.0.0.0:0")),

@@ -31,6 +31,7 @@ type Registry struct {
 	tls      bool
 	server   *http.Server
 	core     *core.Core
+	auth     *auth.Authenticator
 	oci      *ociapi.API
 
 	// draining ends when no new work is taken any more.
@@ -57,12 +58,6 @@ func New(cfg Config) (_ *Registry, err error) {
 		}
 	}()
 
-	authenticator, err := auth.New(auth.Options{
-		AdminPasswordFile: cfg.AdminPasswordFile, OperatorTokenFile: cfg.OperatorTokenFile, TrustedProxies: cfg.TrustedProxies, Logger: r.logger,
-	})
-	if err != nil {
-		return nil, err
-	}
 	directory, err := fs.Lock(cfg.DataDir)
 	if err != nil {
 		return nil, err
@@ -84,13 +79,24 @@ func New(cfg Config) (_ *Registry, err error) {
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "",
 	})
-	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: authenticator, Logger: r.logger, Redirect: cfg.BlobRedirect})
+	installation, err := r.core.LogOrigin(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	r.auth, err = auth.New(auth.Options{
+		AdminPasswordFile: cfg.AdminPasswordFile, OperatorTokenFile: cfg.OperatorTokenFile, TokenKeyFile: cfg.TokenKeyFile, TokenLifetime: cfg.TokenLifetime,
+		Accounts: r.core, Installation: installation, ExternalURL: cfg.ExternalURL, TrustedProxies: cfg.TrustedProxies, Logger: r.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.oci = ociapi.New(ociapi.Options{Core: r.core, Blobs: blobs, Auth: r.auth, Logger: r.logger, Redirect: cfg.BlobRedirect})
 	if files, ok := blobs.(*fs.Store); ok {
 		if err := files.Prune(func(id string) (bool, error) { return r.core.UploadOpen(context.Background(), id) }); err != nil {
 			return nil, err
 		}
 	}
-	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Logger: r.logger, Draining: r.draining})
+	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Logger: r.logger, Draining: r.draining})
 	r.server = newServer(r.logger, newMetrics(), r.ready, r.oci, management)
 	if r.tls {
 		if r.server.TLSConfig, err = tlsConfig(cfg.TLSCert, cfg.TLSKey, r.logger); err != nil {
@@ -133,6 +139,10 @@ func (r *Registry) Run(ctx context.Context) error {
 	defer stopBackground()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.core.Run(background) })
+	group.Go(func() error {
+		r.auth.Run(background)
+		return nil
+	})
 	group.Go(func() error {
 		r.expireUploads(ctx)
 		return nil

@@ -53,6 +53,27 @@ const (
 	KindDeleteOrgFailed  Kind = "org_delete_failed"
 
 	KindAdoptCluster Kind = "adopt_cluster"
+
+	KindCreateUser       Kind = "user_create"
+	KindDeleteUser       Kind = "user_delete"
+	KindEnableUser       Kind = "user_enable"
+	KindDisableUser      Kind = "user_disable"
+	KindChangePassword   Kind = "user_change_password"
+	KindChangeEmail      Kind = "user_change_email"
+	KindCreateToken      Kind = "create_app_specific_token"
+	KindRevokeToken      Kind = "revoke_app_specific_token"
+	KindCreateRobot      Kind = "create_robot"
+	KindDeleteRobot      Kind = "delete_robot"
+	KindRegenerateRobot  Kind = "regenerate_robot_token"
+	KindAddMember        Kind = "org_add_team_member"
+	KindChangeMember     Kind = "org_set_team_role"
+	KindRemoveMember     Kind = "org_remove_team_member"
+	KindAddPermission    Kind = "add_repo_permission"
+	KindChangePermission Kind = "change_repo_permission"
+	KindDeletePermission Kind = "delete_repo_permission"
+	KindLoginFailure     Kind = "login_failure"
+	KindCreateSigningKey Kind = "create_signing_key"
+	KindDeleteSigningKey Kind = "delete_signing_key"
 )
 
 // What set off a change of a tag, in metadata "trigger".

@@ -3,11 +3,13 @@
 package auth
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -23,13 +25,18 @@ const (
 	OperatorToken = "operator-token"
 )
 
-// Challenge is the WWW-Authenticate header of a 401 answer.
+// Challenge is the WWW-Authenticate header of a 401 answer of the management API and of the token endpoint.
 const Challenge = `Basic realm="Tidelock"`
 
-// Identity is an authenticated caller with its role.
+// Identity is an authenticated caller with its role and what it was given.
 type Identity struct {
 	domain.Caller
+	// Role is RoleAnonymous, RoleAccount, RoleSuperuser or RoleOperator.
 	Role Role
+	// Rights are what an account was given.
+	Rights domain.Rights
+	// Scopes are what a token of the token endpoint is for; nil for any other credential, which is for everything.
+	Scopes []Access
 }
 
 // Options are the settings of an Authenticator.
@@ -39,7 +46,18 @@ type Options struct {
 	AdminPasswordFile string
 	// OperatorTokenFile holds the operator's bearer token, at least MinToken bytes. Without a file no operator is let in.
 	OperatorTokenFile string
-	// TrustedProxies are the addresses whose X-Forwarded-For header counts.
+	// TokenKeyFile holds the private keys that sign tokens, in PEM; the first signs, all verify. Without it they are kept
+	// with the accounts.
+	TokenKeyFile string
+	// TokenLifetime is how long tokens are good for, DefaultTokenLifetime by default.
+	TokenLifetime time.Duration
+	// Accounts are the users and robots; without them there are admin and the operator.
+	Accounts Accounts
+	// Installation names this registry. Replicas have the same name, so that they take each other's tokens of admin.
+	Installation string
+	// ExternalURL is where clients reach the registry; without it, where the request says.
+	ExternalURL *url.URL
+	// TrustedProxies are the addresses whose X-Forwarded-For, -Proto and -Host headers count.
 	TrustedProxies []netip.Prefix
 	// Logger is slog.Default by default.
 	Logger *slog.Logger
@@ -47,15 +65,23 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Authenticator finds the identity of a request. It is safe for concurrent use.
+// Authenticator finds the identity of a request, and says what it may do. It is safe for concurrent use.
 type Authenticator struct {
-	admin     *secretFile[passwordHash]
-	operator  *secretFile[[sha256.Size]byte]
-	passwords *passwordChecker
-	proxies   []netip.Prefix
+	admin         *secretFile[passwordHash]
+	operator      *secretFile[[sha256.Size]byte]
+	passwords     *passwordChecker
+	throttle      *throttle
+	directory     *directory
+	keys          *keyRing
+	tokenLifetime time.Duration
+	uses          *uses
+	externalURL   *url.URL
+	proxies       []netip.Prefix
+	logger        *slog.Logger
+	now           func() time.Time
 }
 
-// New makes an Authenticator. It reads both files, so that a wrong path or an empty file is an error at start; later
+// New makes an Authenticator. It reads all files, so that a wrong path or an empty file is an error at start; later
 // it reads them again when they change.
 func New(options Options) (*Authenticator, error) {
 	if options.Logger == nil {
@@ -64,9 +90,25 @@ func New(options Options) (*Authenticator, error) {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	a := &Authenticator{passwords: newPasswordChecker(options.Now), proxies: options.TrustedProxies}
+	if options.TokenLifetime == 0 {
+		options.TokenLifetime = DefaultTokenLifetime
+	}
+	a := &Authenticator{
+		passwords: newPasswordChecker(options.Now), throttle: newThrottle(options.Now), tokenLifetime: options.TokenLifetime,
+		externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
+	}
+	if options.Accounts != nil {
+		a.directory = newDirectory(options.Accounts, options.Now)
+		a.uses = newUses(options.Accounts, options.Now)
+	}
+	var err error
+	if a.keys, err = newKeyRing(options.TokenKeyFile, a.directory, options.Now, refreshLifetime+time.Hour, options.Logger); err != nil {
+		return nil, err
+	}
 	if options.AdminPasswordFile != "" {
-		a.admin = newSecretFile(options.AdminPasswordFile, options.Logger, hashPassword)
+		a.admin = newSecretFile(options.AdminPasswordFile, options.Logger, func(password []byte) (passwordHash, error) {
+			return hashPassword(password, saltOf(options.Installation))
+		})
 		if _, err := a.admin.value(); err != nil {
 			return nil, err
 		}
@@ -80,11 +122,18 @@ func New(options Options) (*Authenticator, error) {
 	return a, nil
 }
 
+// Run records when tokens were used, until the context ends.
+func (a *Authenticator) Run(ctx context.Context) {
+	if a.uses != nil {
+		a.uses.run(ctx, a.logger)
+	}
+}
+
 // Authenticate returns the identity of a request, the anonymous one if it has no Authorization header. Wrong
 // credentials are never anonymous: they give a *domain.Error with code UNAUTHORIZED. TOOMANYREQUESTS means that too many
-// passwords wait to be checked, UNAVAILABLE that the credentials cannot be read now.
+// passwords wait to be checked, or that too many were wrong; UNAVAILABLE that the credentials cannot be read now.
 func (a *Authenticator) Authenticate(r *http.Request) (Identity, error) {
-	address := clientAddress(r, a.proxies)
+	address := a.ClientAddress(r)
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
 		return Identity{Caller: domain.Caller{Kind: domain.CallerAnonymous, Address: address}, Role: RoleAnonymous}, nil
@@ -93,15 +142,28 @@ func (a *Authenticator) Authenticate(r *http.Request) (Identity, error) {
 		return Identity{}, wrongCredentials()
 	}
 	scheme, credentials, _ := strings.Cut(headers[0], " ")
-	var id Identity
-	var err error
 	switch {
 	case strings.EqualFold(scheme, "Basic"):
-		id, err = a.basic(r)
+		name, password, ok := r.BasicAuth()
+		if !ok {
+			return Identity{}, wrongCredentials()
+		}
+		return a.Login(r.Context(), name, password, address)
 	case strings.EqualFold(scheme, "Bearer"):
-		id, err = a.bearer(strings.TrimSpace(credentials))
+		return a.bearer(r.Context(), strings.TrimSpace(credentials), address)
 	default:
-		err = wrongCredentials()
+		return Identity{}, wrongCredentials()
+	}
+}
+
+// ClientAddress is the address of a request's client, without a port.
+func (a *Authenticator) ClientAddress(r *http.Request) string { return clientAddress(r, a.proxies) }
+
+// Login returns the identity of a name with a password or a token of that account, from an address.
+func (a *Authenticator) Login(ctx context.Context, name, password, address string) (Identity, error) {
+	id, err := a.byToken(ctx, password, name)
+	if domain.CodeOf(err) == domain.CodeUnauthorized {
+		id, err = a.byPassword(ctx, name, password, address)
 	}
 	if err != nil {
 		return Identity{}, err
@@ -110,28 +172,123 @@ func (a *Authenticator) Authenticate(r *http.Request) (Identity, error) {
 	return id, nil
 }
 
-func (a *Authenticator) basic(r *http.Request) (Identity, error) {
-	name, password, ok := r.BasicAuth()
-	if !ok || a.admin == nil {
+// byToken finds the account of a robot's or user's token. A name that is not empty must be the account's.
+func (a *Authenticator) byToken(ctx context.Context, secret, name string) (Identity, error) {
+	if a.directory == nil || !strings.HasPrefix(secret, SecretPrefix) {
 		return Identity{}, wrongCredentials()
 	}
-	hash, err := a.admin.value()
+	p, err := a.directory.principal(ctx, principalKey{hash: sha256.Sum256([]byte(secret))})
+	if domain.CodeOf(err) == domain.CodeNotFound || (err == nil && name != "" && name != p.Name) {
+		return Identity{}, wrongCredentials()
+	}
 	if err != nil {
-		return Identity{}, domain.Unavailable(err)
+		return Identity{}, err
+	}
+	a.uses.add(p.TokenID)
+	return identityOf(p), nil
+}
+
+// identityOf is an account as a caller.
+func identityOf(p domain.Principal) Identity {
+	return Identity{
+		Caller: domain.Caller{Name: p.Name, Kind: p.Kind, TokenID: p.TokenID, Account: p.ID, Epoch: p.Epoch},
+		Role:   RoleAccount, Rights: p.Rights,
+	}
+}
+
+// byPassword checks a password. Who comes with wrong ones again and again has to wait; a right one that was checked a
+// short while ago never has to.
+func (a *Authenticator) byPassword(ctx context.Context, name, password, address string) (Identity, error) {
+	account := name
+	if kind, possible := domain.AccountKind(name); !possible {
+		account = ""
+	} else if kind == domain.CallerRobot {
+		password = "" // a robot has no password
+	}
+	id, hash, err := a.passwordOf(ctx, name)
+	if err != nil {
+		return Identity{}, err
 	}
 	// An unknown name costs as much as a wrong password, so that the time tells nothing about which names exist.
-	known := subtle.ConstantTimeCompare([]byte(name), []byte(AdminName)) == 1
-	right, err := a.passwords.check(r.Context(), name, password, hash, known)
+	known := id.Role != ""
+	if known && a.passwords.remembered(a.passwords.identify(name, password, hash)) {
+		return id, nil
+	}
+	if wait := a.throttle.wait(account, address); wait > 0 {
+		refusal := domain.Errorf(domain.CodeTooManyRequests, "too many wrong passwords; try again later")
+		refusal.RetryAfter = wait
+		return Identity{}, refusal
+	}
+	right, err := a.passwords.check(ctx, name, password, hash, known)
 	if err != nil {
 		return Identity{}, err
 	}
 	if !right {
-		return Identity{}, wrongCredentials()
+		a.throttle.failed(account, address)
+		return Identity{}, a.failed(ctx, account, address)
 	}
-	return Identity{Caller: domain.Caller{Name: AdminName, Kind: domain.CallerUser}, Role: RoleSuperuser}, nil
+	a.throttle.succeeded(account, address)
+	return id, nil
 }
 
-func (a *Authenticator) bearer(token string) (Identity, error) {
+// passwordOf finds the account that logs in with a password, and the hash of that. Who has none is nobody, with a hash
+// that no password has.
+func (a *Authenticator) passwordOf(ctx context.Context, name string) (Identity, passwordHash, error) {
+	if subtle.ConstantTimeCompare([]byte(name), []byte(AdminName)) == 1 && a.admin != nil {
+		hash, err := a.admin.value()
+		if err != nil {
+			return Identity{}, hash, domain.Unavailable(err)
+		}
+		return Identity{Caller: domain.Caller{Name: AdminName, Kind: domain.CallerUser}, Role: RoleSuperuser}, hash, nil
+	}
+	if kind, possible := domain.AccountKind(name); a.directory == nil || !possible || kind != domain.CallerUser {
+		return Identity{}, noPassword, nil
+	}
+	p, err := a.directory.principal(ctx, principalKey{kind: domain.CallerUser, name: name})
+	if domain.CodeOf(err) == domain.CodeNotFound || (err == nil && p.PasswordHash == "") {
+		return Identity{}, noPassword, nil
+	}
+	if err != nil {
+		return Identity{}, noPassword, err
+	}
+	hash, err := parsePasswordHash(p.PasswordHash)
+	if err != nil {
+		return Identity{}, noPassword, domain.Unavailable(err)
+	}
+	return identityOf(p), hash, nil
+}
+
+// failed records wrong credentials, and is the answer to them. If they cannot be recorded it is UNAVAILABLE.
+func (a *Authenticator) failed(ctx context.Context, account, address string) error {
+	if a.directory != nil {
+		if err := a.directory.source.LoginFailed(ctx, account, address); err != nil {
+			return err
+		}
+	}
+	return wrongCredentials()
+}
+
+// bearer finds the identity of a bearer token: the operator's, an account's, or one of the token endpoint.
+func (a *Authenticator) bearer(ctx context.Context, token, address string) (id Identity, err error) {
+	switch {
+	case looksLikeJWT(token):
+		id, err = a.fromToken(ctx, token, Service)
+	case strings.HasPrefix(token, SecretPrefix):
+		id, err = a.byToken(ctx, token, "")
+	default:
+		id, err = a.operatorToken(token)
+	}
+	if domain.CodeOf(err) == domain.CodeUnauthorized && !looksLikeJWT(token) {
+		return Identity{}, a.failed(ctx, "", address)
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	id.Address = address
+	return id, nil
+}
+
+func (a *Authenticator) operatorToken(token string) (Identity, error) {
 	if a.operator == nil {
 		return Identity{}, wrongCredentials()
 	}

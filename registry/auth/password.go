@@ -6,7 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,19 +41,62 @@ type passwordHash struct {
 	sum  [argonLength]byte
 }
 
-func hashPassword(password []byte) (passwordHash, error) {
-	var h passwordHash
+// noPassword is the hash of those who have none: nothing hashes to it.
+var noPassword passwordHash
+
+func hashPassword(password []byte, salt [16]byte) (passwordHash, error) {
+	h := passwordHash{salt: salt}
 	if len(password) == 0 {
 		return h, errors.New("the password is empty")
 	}
-	// It never fails: the process ends if the system has no randomness.
-	_, _ = rand.Read(h.salt[:])
 	copy(h.sum[:], h.derive(password))
 	return h, nil
 }
 
+// randomSalt never fails: the process ends if the system has no randomness.
+func randomSalt() (salt [16]byte) {
+	_, _ = rand.Read(salt[:])
+	return salt
+}
+
+// saltOf is the salt that all replicas of an installation have for the password that they read from a file; without the
+// installation's name it is a random one.
+func saltOf(installation string) [16]byte {
+	if installation == "" {
+		return randomSalt()
+	}
+	sum := sha256.Sum256([]byte("tidelock admin password\x00" + installation))
+	return [16]byte(sum[:16])
+}
+
 func (h passwordHash) derive(password []byte) []byte {
 	return argon2.IDKey(password, h.salt[:], argonTime, argonMemory, argonThreads, argonLength)
+}
+
+// passwordFormat is the PHC string format, with the costs of this package.
+var passwordFormat = fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$", argon2.Version, argonMemory, argonTime, argonThreads)
+
+// HashPassword makes what is stored of a user's password.
+func HashPassword(password string) (string, error) {
+	h, err := hashPassword([]byte(password), randomSalt())
+	if err != nil {
+		return "", err
+	}
+	return passwordFormat + base64.RawStdEncoding.EncodeToString(h.salt[:]) + "$" + base64.RawStdEncoding.EncodeToString(h.sum[:]), nil
+}
+
+// parsePasswordHash reads what HashPassword made. The error holds nothing of it.
+func parsePasswordHash(text string) (h passwordHash, err error) {
+	values, ok := strings.CutPrefix(text, passwordFormat)
+	salt, sum, _ := strings.Cut(values, "$")
+	saltBytes, saltErr := base64.RawStdEncoding.DecodeString(salt)
+	sumBytes, sumErr := base64.RawStdEncoding.DecodeString(sum)
+	if !ok || saltErr != nil || sumErr != nil || len(saltBytes) != len(h.salt) || len(sumBytes) != len(h.sum) {
+		return h, errors.New("a stored password hash cannot be read")
+	}
+	copy(h.salt[:], saltBytes)
+	copy(h.sum[:], sumBytes)
+	return h, nil
 }
 
 // passwordChecker checks passwords and remembers for a short while which were right, so that not each request of a

@@ -21,7 +21,7 @@ var _ = Describe("passwordChecker", func() {
 		now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		checker = newPasswordChecker(func() time.Time { return now })
 		var err error
-		hash, err = hashPassword([]byte("secret"))
+		hash, err = hashPassword([]byte("secret"), randomSalt())
 		Expect(err).NotTo(HaveOccurred())
 	})
 
@@ -47,7 +47,7 @@ var _ = Describe("passwordChecker", func() {
 		Expect(checker.check(ctx, "admin", "secret", hash, true)).To(BeTrue())
 		Expect(remembered("adminsecret", "")).To(BeFalse())
 		Expect(remembered("root", "secret")).To(BeFalse())
-		other, err := hashPassword([]byte("another"))
+		other, err := hashPassword([]byte("another"), randomSalt())
 		Expect(err).NotTo(HaveOccurred())
 		Expect(checker.check(ctx, "admin", "secret", other, true)).To(BeFalse())
 	})

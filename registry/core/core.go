@@ -58,6 +58,7 @@ type Core struct {
 	now       func() time.Time
 	options   Options
 	refusals  *refusals
+	logins    *loginWindows
 	wake      chan struct{}
 	origin    atomic.Pointer[string]
 	// clientWrites counts what clients asked to write.
@@ -65,6 +66,8 @@ type Core struct {
 	// synced is when the operator was last seen to have synced, as UnixNano; 0 if it was not.
 	synced  atomic.Int64
 	uploads locks
+	// identityChanges counts the changes of identities that this process has committed.
+	identityChanges atomic.Int64
 }
 
 // New makes a core on a store. Run does its background work.
@@ -98,7 +101,7 @@ func New(store meta.Store, options Options) *Core {
 	}
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
-		refusals: newRefusals(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
+		refusals: newRefusals(options.RefusalWindow, options.Now), logins: newLoginWindows(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
 		uploads: locks{ids: map[string]bool{}},
 	}
 }
@@ -159,6 +162,8 @@ type change struct {
 	dryRuns []refusal
 	// wakeSweeps is set where the change queued a sweep or a deletion.
 	wakeSweeps bool
+	// identities is set where the change gave or took a right or a credential.
+	identities bool
 }
 
 // log adds an entry to the transaction. The metadata gets Quay's namespace and repo.
@@ -206,8 +211,16 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 	var done *change
 	err = c.store.Write(ctx, scope, func(tx *meta.Tx) error {
 		ch := &change{Tx: tx, caller: caller, now: c.now(), decideBy: time.Now().Add(c.options.DecisionTimeout)}
+		if err := checkEpoch(&tx.Reader, caller); err != nil {
+			return err
+		}
 		if err := fn(ch); err != nil {
 			return err
+		}
+		if ch.identities {
+			if err := tx.BumpIdentityVersion(); err != nil {
+				return err
+			}
 		}
 		done = ch
 		return appendEntries(tx, origin, ch.entries)
@@ -221,6 +234,9 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 	}
 	if err != nil {
 		return forClient(err)
+	}
+	if done.identities {
+		c.identityChanges.Add(1)
 	}
 	if len(done.entries) > 0 {
 		c.sequencer.Notify()

@@ -93,6 +93,11 @@ func (c *Core) DeleteOrganization(ctx context.Context, caller domain.Caller, nam
 			return err
 		}
 		ch.log(audit.KindOrgDelete, subject{organization: name}, nil)
+		// Members and robots go with the organization.
+		ch.identities = true
+		if err := ch.EndEpochsOfOrganization(o.ID); err != nil {
+			return err
+		}
 		return ch.Tx.DeleteOrganization(o.ID)
 	})
 }
@@ -152,17 +157,23 @@ func (ch *change) createRepository(o domain.Organization, name domain.Repository
 	repo := domain.Repository{OrganizationID: o.ID, Name: name, Description: options.Description, Visibility: options.Visibility, CreatedAt: ch.now}
 	var err error
 	repo.ID, err = ch.InsertRepository(repo)
+	if err != nil {
+		return repo, err
+	}
 	ch.log(audit.KindCreateRepo, aboutTag(name, ""), audit.Metadata{"visibility": string(repo.Visibility)})
-	return repo, err
+	return repo, ch.grantToCreator(repo)
 }
 
 // obtainRepository finds the repository of a push, or creates it as far as the caller may.
 func (ch *change) obtainRepository(name domain.RepositoryName, create Create) (domain.Repository, error) {
 	repo, err := ch.Repository(name)
+	if err == nil && create == CreateOwnRepository {
+		return repo, ch.checkWriter(repo)
+	}
 	if err == nil || !errors.Is(err, meta.ErrNotFound) {
 		return repo, err
 	}
-	if create < CreateRepository {
+	if create < CreateOwnRepository {
 		return repo, domain.Errorf(domain.CodeNameUnknown, "repository %s does not exist", name)
 	}
 	o, err := ch.Organization(name.Organization)
@@ -230,6 +241,11 @@ func (ch *change) deleteRepository(repo domain.Repository) error {
 		return err
 	}
 	ch.log(audit.KindDeleteRepo, aboutTag(repo.Name, ""), nil)
+	ended, err := ch.EndEpochsOfRepository(repo.ID)
+	if err != nil {
+		return err
+	}
+	ch.identities = ch.identities || ended > 0
 	return ch.Tx.DeleteRepository(repo.ID)
 }
 
@@ -260,23 +276,34 @@ func (c *Core) Repository(ctx context.Context, name domain.RepositoryName) (repo
 	return repo, err
 }
 
-// Repositories lists an organization's repositories by path, those behind after.
-func (c *Core) Repositories(ctx context.Context, name, after string, limit int) (list []domain.Repository, err error) {
+// Repositories lists those of an organization's repositories that somebody may see by path, those behind after. That
+// there is no such organization is NOT_FOUND only to whom may see everything.
+func (c *Core) Repositories(ctx context.Context, to domain.Audience, name, after string, limit int) (list []domain.Repository, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {
 		o, err := organization(r, name)
-		if err != nil {
+		switch {
+		case domain.CodeOf(err) == domain.CodeNotFound && !to.Everything:
+			return nil
+		case err != nil:
 			return err
+		case to.Everything:
+			list, err = r.Repositories(o.ID, after, limit)
+		default:
+			list, err = r.VisibleRepositories(o.ID, to.Account, after, limit)
 		}
-		list, err = r.Repositories(o.ID, after, limit)
 		return err
 	})
 	return list, err
 }
 
-// Catalog lists the full names of all repositories in lexical order, those behind after.
-func (c *Core) Catalog(ctx context.Context, after string, limit int) (names []string, err error) {
+// Catalog lists the full names of the repositories that somebody may see in lexical order, those behind after.
+func (c *Core) Catalog(ctx context.Context, to domain.Audience, after string, limit int) (names []string, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {
-		names, err = r.Catalog(after, limit)
+		if to.Everything {
+			names, err = r.Catalog(after, limit)
+		} else {
+			names, err = r.VisibleCatalog(to.Account, after, limit)
+		}
 		return err
 	})
 	return names, err

@@ -93,7 +93,8 @@ func newRefusals(length time.Duration, now func() time.Time) *refusals {
 
 // enter returns the window of a refusal, and whether the caller opened it and must write the first entry.
 func (s *refusals) enter(caller domain.Caller, r refusal) (w *window, first bool) {
-	caller.TokenID = "" // another credential of the same caller is no other caller
+	// Another credential or epoch of the same caller is no other caller.
+	caller.TokenID, caller.Epoch = "", 0
 	key := windowKey{caller: caller, kind: r.kind, operation: r.operation, organization: r.about.organization, path: r.about.repository, tag: r.about.tag, policy: r.about.policy}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,6 +254,7 @@ func (c *Core) closeRefusals(ctx context.Context, all bool) {
 			dryRuns[w.about.policy] += w.count
 		}
 	}
+	entries = append(entries, c.logins.leave(all)...)
 	if len(entries) == 0 {
 		return
 	}

@@ -15,6 +15,9 @@ type Create int
 // The levels of Create; each includes those before it.
 const (
 	CreateNothing Create = iota
+	// CreateOwnRepository is for callers who have no right on the repository but that of making it: should somebody else
+	// have made it meanwhile, they need a permission.
+	CreateOwnRepository
 	CreateRepository
 	CreateOrganization
 )

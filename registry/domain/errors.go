@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -61,7 +62,9 @@ type Error struct {
 	Lock *LockError
 	// Owner is set with CodeOrganizationNotOwned.
 	Owner *Owner
-	Cause error
+	// RetryAfter is how long to wait with CodeTooManyRequests; 0 leaves it to whoever answers.
+	RetryAfter time.Duration
+	Cause      error
 }
 
 // LockError says which locks forbid a change.

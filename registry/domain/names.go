@@ -150,6 +150,9 @@ type Caller struct {
 	Address string
 	// TokenID names the credential that was used, never its value; empty for a password.
 	TokenID string
+	// Account is the id of an account in the database, else 0, and Epoch the one under which it was authorised: a write
+	// of the account is refused if it has another one by then.
+	Account, Epoch int64
 }
 
 // CallerKind is the source of an identity: names are never equal across kinds.

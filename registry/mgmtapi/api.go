@@ -18,9 +18,12 @@ import (
 // Prefix is the path that the API serves everything under.
 const Prefix = "/api/"
 
-// Authenticator finds out who sends a request. Errors are *domain.Error.
+// Authenticator finds out who sends a request and what they may do. Errors are *domain.Error. *auth.Authenticator is one.
 type Authenticator interface {
 	Authenticate(*http.Request) (auth.Identity, error)
+	Authorize(ctx context.Context, id auth.Identity, permission auth.Permission, on auth.Resource) error
+	SigningKeys(ctx context.Context) ([]domain.SigningKey, error)
+	RotateSigningKey(ctx context.Context, caller domain.Caller) error
 }
 
 // Options are what the API works with.
@@ -109,7 +112,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if err := auth.Check(identity, route.permission); err != nil {
+	if err := a.authenticator.Authorize(r.Context(), identity, route.permission, route.resource(parameters)); err != nil {
 		return answer{}, err
 	}
 	// Browsers send Basic credentials along with requests that another site makes them send.
@@ -164,6 +167,7 @@ func (c *call) organization() (string, error) {
 	return name, domain.ValidateOrganization(name)
 }
 
-func (c *call) may(permission auth.Permission) bool {
-	return auth.Allowed(c.identity.Role, permission)
+// authorize checks a permission that a call needs beside that of its route.
+func (a *API) authorize(c *call, permission auth.Permission, on auth.Resource) error {
+	return a.authenticator.Authorize(c.Context(), c.identity, permission, on)
 }

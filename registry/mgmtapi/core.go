@@ -17,6 +17,7 @@ type Core interface {
 	tags
 	policies
 	logs
+	identities
 	operatorProtocol
 }
 
@@ -32,7 +33,7 @@ type repositories interface {
 	UpdateRepository(ctx context.Context, caller domain.Caller, name domain.RepositoryName, change core.RepositoryChange) error
 	DeleteRepository(ctx context.Context, caller domain.Caller, name domain.RepositoryName) error
 	Repository(ctx context.Context, name domain.RepositoryName) (domain.Repository, error)
-	Repositories(ctx context.Context, organization, afterPath string, limit int) ([]domain.Repository, error)
+	Repositories(ctx context.Context, to domain.Audience, organization, afterPath string, limit int) ([]domain.Repository, error)
 }
 
 type tags interface {
@@ -61,6 +62,35 @@ type logs interface {
 	LogOrigin(ctx context.Context) (string, error)
 	// WaitLog returns nil once an entry with an index above after can be read.
 	WaitLog(ctx context.Context, after int64) error
+}
+
+type identities interface {
+	CreateUser(ctx context.Context, caller domain.Caller, user core.NewUser) error
+	UpdateUser(ctx context.Context, caller domain.Caller, name string, to core.UserChange) error
+	DeleteUser(ctx context.Context, caller domain.Caller, name string) error
+	User(ctx context.Context, name string) (domain.Account, error)
+	Users(ctx context.Context, after string, limit int) ([]domain.Account, error)
+	CreateToken(ctx context.Context, caller domain.Caller, user, title string, hash []byte) (domain.AccountToken, error)
+	RevokeToken(ctx context.Context, caller domain.Caller, user, id string) error
+	Tokens(ctx context.Context, user string) ([]domain.AccountToken, error)
+
+	CreateRobot(ctx context.Context, caller domain.Caller, robot core.NewRobot, hash []byte) (domain.Account, error)
+	RegenerateRobot(ctx context.Context, caller domain.Caller, organization, short string, hash []byte) (domain.Account, error)
+	DeleteRobot(ctx context.Context, caller domain.Caller, organization, short string) error
+	Robot(ctx context.Context, organization, short string) (domain.Account, error)
+	Robots(ctx context.Context, organization string) ([]domain.Account, error)
+
+	SetMember(ctx context.Context, caller domain.Caller, organization, name string, role domain.OrganizationRole) (domain.Member, error)
+	RemoveMember(ctx context.Context, caller domain.Caller, organization, name string) error
+	Member(ctx context.Context, organization, name string) (domain.Member, error)
+	Members(ctx context.Context, organization string) ([]domain.Member, error)
+
+	SetPermission(ctx context.Context, caller domain.Caller, name domain.RepositoryName, who string, role domain.RepositoryRole) (domain.Permission, error)
+	RemovePermission(ctx context.Context, caller domain.Caller, name domain.RepositoryName, who string) error
+	Permission(ctx context.Context, name domain.RepositoryName, who string) (domain.Permission, error)
+	Permissions(ctx context.Context, name domain.RepositoryName) ([]domain.Permission, error)
+
+	DeleteSigningKey(ctx context.Context, caller domain.Caller, id string) error
 }
 
 type operatorProtocol interface {

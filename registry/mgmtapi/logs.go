@@ -130,5 +130,10 @@ func viewLogItem(entry audit.View, withNamespace bool) openapi.LogItem {
 }
 
 func viewPerformer(entry audit.View) openapi.Performer {
-	return openapi.Performer{Kind: string(entry.PerformerKind), Name: entry.Performer}
+	performer := openapi.Performer{Kind: string(entry.PerformerKind), Name: entry.Performer}
+	// To Quay's clients a robot is a user of another kind.
+	if entry.PerformerKind == domain.CallerRobot {
+		performer.Kind, performer.IsRobot = kindUser, true
+	}
+	return performer
 }

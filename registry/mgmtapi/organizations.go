@@ -66,7 +66,7 @@ func (a *API) listOrganizations(c *call) (answer, error) {
 }
 
 func (c *call) viewOrganization(organization domain.Organization) openapi.Organization {
-	view := openapi.Organization{Name: organization.Name, IsAdmin: c.may(auth.OrganizationAdmin)}
+	view := openapi.Organization{Name: organization.Name, IsAdmin: c.identity.Holds(auth.OrganizationAdmin, auth.Organization(organization.Name))}
 	if owner := organization.Owner; owner != (domain.Owner{}) {
 		view.Owner = &openapi.Owner{Namespace: owner.Namespace, UID: owner.UID}
 	}
@@ -88,7 +88,7 @@ func (a *API) listRepositories(c *call) (answer, error) {
 		return answer{}, err
 	}
 	// One more than a page tells whether there is another.
-	repositories, err := a.core.Repositories(c.Context(), organization, c.query.text("next_page"), repositoryPage+1)
+	repositories, err := a.core.Repositories(c.Context(), c.identity.Audience(), organization, c.query.text("next_page"), repositoryPage+1)
 	if err != nil {
 		return answer{}, err
 	}
@@ -122,6 +122,9 @@ func (a *API) createRepository(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if err := a.authorize(c, auth.RepositoryCreate, auth.Organization(name.Organization)); err != nil {
+		return answer{}, err
+	}
 	if err := checkKind(body.RepoKind); err != nil {
 		return answer{}, err
 	}
@@ -152,7 +155,7 @@ func (a *API) getRepository(c *call) (answer, error) {
 	return ok(openapi.Repository{
 		Namespace: name.Organization, Name: name.Path, Description: repository.Description,
 		IsPublic: repository.Visibility == domain.Public, Kind: kindImage, IsOrganization: true,
-		CanWrite: c.may(auth.RepositoryPush), CanAdmin: c.may(auth.RepositoryAdmin),
+		CanWrite: c.identity.Holds(auth.RepositoryPush, auth.Repository(name)), CanAdmin: c.identity.Holds(auth.RepositoryAdmin, auth.Repository(name)),
 	}), nil
 }
 

@@ -68,7 +68,12 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 			header.Set("Allow", strings.Join(method.allowed, ", "))
 		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		header.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+		wait := retryAfter
+		var known *domain.Error
+		if errors.As(err, &known) {
+			wait = max(wait, known.RetryAfter+time.Second-1)
+		}
+		header.Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
 	}
 	if problem.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
 		a.logger.ErrorContext(r.Context(), "a call failed", "method", r.Method, "path", r.URL.Path, "error", err, "cause", errors.Unwrap(err))

@@ -15,13 +15,31 @@ import (
 type route struct {
 	method string
 	// path is the path in the OpenAPI document.
-	path       string
+	path string
+	// permission is what the caller needs on the organization or repository of the path.
 	permission auth.Permission
+	// anywhere is for calls that name the organization in the body: they check the permission there by themselves.
+	anywhere bool
 	// query names the parameters that may stand behind the question mark.
 	query []string
 	// maxBody bounds the body in bytes, maxBody by default.
 	maxBody int64
 	handle  func(*API, *call) (answer, error)
+}
+
+// resource is what the parameters of the path name. On what no name is, nobody has rights.
+func (r *route) resource(parameters map[string]string) auth.Resource {
+	if r.anywhere {
+		return auth.Anywhere
+	}
+	if full, ok := parameters["repository"]; ok {
+		name, err := domain.ParseRepositoryName(full)
+		if err != nil {
+			return auth.Resource{}
+		}
+		return auth.Repository(name)
+	}
+	return auth.Organization(parameters["organization"])
 }
 
 // errNoRoute and methodError are answers of the router.

@@ -46,8 +46,9 @@ const (
 )
 
 var (
-	document      *openapi3.T
-	authenticator *auth.Authenticator
+	document *openapi3.T
+	// secrets are the files of admin's password and the operator's token.
+	secrets auth.Options
 )
 
 var _ = BeforeSuite(func() {
@@ -55,11 +56,9 @@ var _ = BeforeSuite(func() {
 	document, err = openapi3.NewLoader().LoadFromData(openapi.YAML)
 	Expect(err).NotTo(HaveOccurred())
 	dir := GinkgoT().TempDir()
-	options := auth.Options{AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token")}
-	Expect(os.WriteFile(options.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
-	Expect(os.WriteFile(options.OperatorTokenFile, []byte(operatorToken), 0o600)).To(Succeed())
-	authenticator, err = auth.New(options)
-	Expect(err).NotTo(HaveOccurred())
+	secrets = auth.Options{AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token")}
+	Expect(os.WriteFile(secrets.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
+	Expect(os.WriteFile(secrets.OperatorTokenFile, []byte(operatorToken), 0o600)).To(Succeed())
 })
 
 // clock is a time that tests move.
@@ -87,6 +86,7 @@ var beginning = time.Date(2026, time.March, 14, 15, 9, 26, 0, time.UTC)
 type registry struct {
 	server *httptest.Server
 	core   *core.Core
+	auth   *auth.Authenticator
 	clock  *clock
 }
 
@@ -101,7 +101,7 @@ func newRegistry(options core.Options) *registry {
 	r.core = core.New(store, options)
 	done := make(chan error, 1)
 	go func() { done <- r.core.Run(ctx) }()
-	r.server = serve(r.core, r.clock.Now)
+	r.server, r.auth = serveAccounts(r.core, r.core, r.clock.Now)
 	DeferCleanup(func() {
 		r.server.Close()
 		cancel()
@@ -111,11 +111,21 @@ func newRegistry(options core.Options) *registry {
 	return r
 }
 
-// serve serves the API on any core.
+// serve serves the API on any core to admin and the operator.
 func serve(core mgmtapi.Core, now func() time.Time) *httptest.Server {
-	return httptest.NewServer(mgmtapi.New(mgmtapi.Options{
-		Core: core, Authenticator: authenticator, Logger: slog.New(slog.NewTextHandler(GinkgoWriter, nil)), Now: now,
-	}))
+	GinkgoHelper()
+	server, _ := serveAccounts(core, nil, now)
+	return server
+}
+
+// serveAccounts serves the API on any core.
+func serveAccounts(core mgmtapi.Core, accounts auth.Accounts, now func() time.Time) (*httptest.Server, *auth.Authenticator) {
+	GinkgoHelper()
+	options := secrets
+	options.Accounts, options.Logger, options.Now = accounts, slog.New(slog.NewTextHandler(GinkgoWriter, nil)), now
+	authenticator, err := auth.New(options)
+	Expect(err).NotTo(HaveOccurred())
+	return httptest.NewServer(mgmtapi.New(mgmtapi.Options{Core: core, Authenticator: authenticator, Logger: options.Logger, Now: now})), authenticator
 }
 
 // response is an answer, read whole.

@@ -168,7 +168,7 @@ func (a *API) changeTag(c *call) (answer, error) {
 		}
 	}
 	if body.Immutable != nil && !*body.Immutable {
-		if err := auth.Check(c.identity, auth.TagManage); err != nil {
+		if err := a.authorize(c, auth.TagManage, auth.Repository(name)); err != nil {
 			return answer{}, err
 		}
 	}

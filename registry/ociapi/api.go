@@ -6,12 +6,15 @@
 package ociapi
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/tidelock/tidelock/registry/auth"
@@ -22,7 +25,7 @@ import (
 
 // Core is what the API needs of registry/core. Its errors that clients may see are *domain.Error.
 type Core interface {
-	Catalog(ctx context.Context, after string, limit int) ([]string, error)
+	Catalog(ctx context.Context, to domain.Audience, after string, limit int) ([]string, error)
 	Uploads
 	MountBlob(ctx context.Context, caller domain.Caller, name, from domain.RepositoryName, d digest.Digest, create core.Create) (bool, error)
 	MountAnyBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest, mayPull func(domain.Repository) (bool, error), create core.Create) (bool, error)
@@ -50,9 +53,16 @@ type Uploads interface {
 	LinkUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, s core.UploadSession, blob domain.Blob, create core.Create) (kept bool, err error)
 }
 
-// Authenticator finds the identity of a request. *auth.Authenticator is one.
+// Authenticator finds the identity of a request, says what it may do, and issues tokens. *auth.Authenticator is one.
 type Authenticator interface {
 	Authenticate(r *http.Request) (auth.Identity, error)
+	Authorize(ctx context.Context, id auth.Identity, permission auth.Permission, on auth.Resource) error
+	Login(ctx context.Context, name, password, address string) (auth.Identity, error)
+	Refresh(ctx context.Context, token, address string) (auth.Identity, error)
+	Issue(ctx context.Context, id auth.Identity, request auth.TokenRequest) (auth.TokenAnswer, error)
+	Keys(ctx context.Context) (jose.JSONWebKeySet, error)
+	ClientAddress(r *http.Request) string
+	ExternalURL(r *http.Request) *url.URL
 }
 
 // Options are what an API needs. Core, Blobs and Auth are required.
@@ -100,18 +110,21 @@ type request struct {
 
 // create says what a push of this caller may create.
 func (r *request) create() core.Create {
+	on := auth.Repository(r.name)
 	switch {
-	case auth.Check(r.identity, auth.OrganizationCreate) == nil:
+	case r.identity.Holds(auth.OrganizationCreate, on):
 		return core.CreateOrganization
-	case auth.Check(r.identity, auth.RepositoryCreate) == nil:
+	case !r.identity.Holds(auth.RepositoryCreate, on):
+		return core.CreateNothing
+	case r.identity.Holds(auth.RepositoryPush, on):
 		return core.CreateRepository
 	}
-	return core.CreateNothing
+	return core.CreateOwnRepository
 }
 
 // mayPull reports whether the caller may pull from a repository.
-func (r *request) mayPull(domain.Repository) (bool, error) {
-	return auth.Check(r.identity, auth.RepositoryPull) == nil, nil
+func (r *request) mayPull(repository domain.Repository) (bool, error) {
+	return auth.MayPull(r.identity, repository), nil
 }
 
 // digest reads the reference as a digest.
@@ -129,22 +142,22 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) handle(r *http.Request) (answer, error) {
+	t, found := splitPath(r.URL.Path)
+	r.Pattern = patterns[t.endpoint]
 	identity, err := a.auth.Authenticate(r)
 	if err != nil {
 		return answer{}, err
 	}
-	t, found := splitPath(r.URL.Path)
-	r.Pattern = patterns[t.endpoint]
 	if !found {
 		// Nobody learns more from an unknown path than from /v2/ itself.
-		if err := auth.Check(identity, auth.RegistryPing); err != nil {
+		if err := a.authorize(r, identity, auth.RegistryPing, auth.Resource{}); err != nil {
 			return answer{}, err
 		}
 		return answer{}, &failure{status: http.StatusNotFound, cause: domain.Errorf(domain.CodeUnsupported, "there is nothing at this path; see the OCI Distribution Specification 1.1")}
 	}
 	chosen, allowed := findRoute(t.endpoint, r.Method)
 	if chosen == nil {
-		if err := auth.Check(identity, auth.RegistryPing); err != nil {
+		if err := a.authorize(r, identity, auth.RegistryPing, auth.Resource{}); err != nil {
 			return answer{}, err
 		}
 		return answer{}, &failure{
@@ -152,20 +165,38 @@ func (a *API) handle(r *http.Request) (answer, error) {
 			cause: domain.Errorf(domain.CodeUnsupported, "the method is not allowed here; allowed are %s", allowed),
 		}
 	}
-	if err := auth.Check(identity, chosen.permission); err != nil {
+	req := &request{Request: r, identity: identity, reference: t.reference}
+	var resource auth.Resource
+	if t.endpoint.named() {
+		if err = checkPath(r.URL); err == nil {
+			req.name, err = domain.ParseRepositoryName(t.name)
+		}
+		if err != nil {
+			// Nobody has rights on what cannot be, but whoever is known may know why.
+			return answer{}, cmp.Or(a.authorize(r, identity, auth.RegistryPing, auth.Resource{}), err)
+		}
+		resource = auth.Repository(req.name)
+	}
+	if err := a.authorize(r, identity, chosen.permission, resource); err != nil {
 		return answer{}, err
 	}
 	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
 		return answer{}, domain.Errorf(domain.CodeInvalid, "the query is malformed: use name=value, joined by '&', special characters percent-encoded")
 	}
-	req := &request{Request: r, identity: identity, reference: t.reference}
-	if t.endpoint != endpointBase && t.endpoint != endpointCatalog {
-		if err := checkPath(r.URL); err != nil {
-			return answer{}, err
-		}
-		if req.name, err = domain.ParseRepositoryName(t.name); err != nil {
-			return answer{}, err
-		}
-	}
 	return chosen.handle(a, req)
+}
+
+// authorize checks a permission. Whoever may try again with other credentials is told where to get a token, and for what.
+func (a *API) authorize(r *http.Request, identity auth.Identity, permission auth.Permission, on auth.Resource) error {
+	err := a.auth.Authorize(r.Context(), identity, permission, on)
+	var known *domain.Error
+	if !errors.As(err, &known) || known.Code != domain.CodeUnauthorized {
+		return err
+	}
+	kind := ""
+	if identity.Scopes != nil {
+		kind = "insufficient_scope"
+	}
+	challenge := auth.BearerChallenge(a.auth.ExternalURL(r), permission, on, kind)
+	return &failure{header: http.Header{"Www-Authenticate": {challenge}}, cause: known}
 }

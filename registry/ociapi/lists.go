@@ -24,7 +24,7 @@ func (a *API) ping(*request) (answer, error) { return document(struct{}{}, "appl
 
 func (a *API) catalog(r *request) (answer, error) {
 	names, next, err := namePage(r, func(after string, limit int) ([]string, error) {
-		return a.core.Catalog(r.Context(), after, limit)
+		return a.core.Catalog(r.Context(), r.identity.Audience(), after, limit)
 	})
 	if err != nil {
 		return answer{}, err

@@ -15,6 +15,8 @@ type endpoint int
 const (
 	endpointBase endpoint = iota + 1
 	endpointCatalog
+	endpointToken
+	endpointKeys
 	endpointTags
 	endpointManifest
 	endpointBlob
@@ -22,6 +24,9 @@ const (
 	endpointUpload
 	endpointReferrers
 )
+
+// named reports whether the address of an endpoint has a repository's name.
+func (e endpoint) named() bool { return e >= endpointTags }
 
 // target is what an address names.
 type target struct {
@@ -42,8 +47,13 @@ func splitPath(path string) (target, bool) {
 	if !ok {
 		return target{}, false
 	}
-	if rest == "_catalog" {
+	switch rest {
+	case "_catalog":
 		return target{endpoint: endpointCatalog}, true
+	case "auth", "auth/":
+		return target{endpoint: endpointToken}, true
+	case "auth/jwks.json":
+		return target{endpoint: endpointKeys}, true
 	}
 	rest, last, _ := cutLast(rest)
 	name, keyword, ok := cutLast(rest)

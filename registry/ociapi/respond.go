@@ -9,6 +9,8 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -95,8 +97,8 @@ var statuses = map[domain.Code]int{
 	domain.CodeUnavailable:          http.StatusServiceUnavailable,
 }
 
-// retryAfter is the Retry-After of 429 and 503, in seconds.
-const retryAfter = "1"
+// retryAfter is the least Retry-After of 429 and 503.
+const retryAfter = time.Second
 
 // The error body of the specification, "Error Codes".
 type (
@@ -140,9 +142,11 @@ func (a *API) failure(r *http.Request, err error) answer {
 	maps.Copy(header, special.header)
 	switch status {
 	case http.StatusUnauthorized:
-		header.Set("WWW-Authenticate", auth.Challenge)
+		if header.Get("WWW-Authenticate") == "" {
+			header.Set("WWW-Authenticate", a.challenge(r))
+		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		header.Set("Retry-After", retryAfter)
+		header.Set("Retry-After", strconv.Itoa(int(max(retryAfter, known.RetryAfter+time.Second-1)/time.Second)))
 	}
 	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
 		a.logger.ErrorContext(r.Context(), "a request could not be answered", "method", r.Method, "path", r.URL.Path, "error", cmp.Or(known.Cause, err))
@@ -152,6 +156,18 @@ func (a *API) failure(r *http.Request, err error) answer {
 		panic(err)
 	}
 	return answer{status: status, header: header, body: body}
+}
+
+// challenge is the WWW-Authenticate header for credentials that are wrong.
+func (a *API) challenge(r *http.Request) string {
+	if r.Pattern == patterns[endpointToken] {
+		return auth.Challenge
+	}
+	kind := ""
+	if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		kind = "invalid_token"
+	}
+	return auth.BearerChallenge(a.auth.ExternalURL(r), auth.RegistryPing, auth.Resource{}, kind)
 }
 
 func detail(lock *domain.LockError) any {

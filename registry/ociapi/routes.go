@@ -19,6 +19,9 @@ type route struct {
 var routes = []route{
 	{endpointBase, http.MethodGet, auth.RegistryPing, (*API).ping},
 	{endpointCatalog, http.MethodGet, auth.CatalogRead, (*API).catalog},
+	{endpointToken, http.MethodGet, auth.TokenIssue, (*API).getToken},
+	{endpointToken, http.MethodPost, auth.TokenIssue, (*API).postToken},
+	{endpointKeys, http.MethodGet, auth.TokenKeysRead, (*API).keys},
 	{endpointTags, http.MethodGet, auth.RepositoryPull, (*API).tags},
 	{endpointReferrers, http.MethodGet, auth.RepositoryPull, (*API).referrers},
 	{endpointManifest, http.MethodGet, auth.RepositoryPull, (*API).getManifest},
@@ -54,7 +57,7 @@ func findRoute(at endpoint, method string) (found *route, allowed string) {
 // patterns name the endpoints without anything that a client chose.
 var patterns = map[endpoint]string{
 	0:            "/v2/{unknown}",
-	endpointBase: "/v2/", endpointCatalog: "/v2/_catalog", endpointTags: "/v2/{name}/tags/list",
+	endpointBase: "/v2/", endpointCatalog: "/v2/_catalog", endpointToken: "/v2/auth", endpointKeys: "/v2/auth/jwks.json", endpointTags: "/v2/{name}/tags/list",
 	endpointReferrers: "/v2/{name}/referrers/{digest}", endpointManifest: "/v2/{name}/manifests/{reference}",
 	endpointBlob: "/v2/{name}/blobs/{digest}", endpointUploads: "/v2/{name}/blobs/uploads/",
 	endpointUpload: "/v2/{name}/blobs/uploads/{id}",

@@ -72,8 +72,8 @@ func imageWith(more, configType, config string, layers ...string) string {
 		more, describe(configType, config), strings.Join(list, ","))
 }
 
-// users stands in for registry/auth: a request is from whom its Basic name says.
-type users struct{}
+// users stands in for the credentials of registry/auth: a request is from whom its Basic name says.
+type users struct{ *auth.Authenticator }
 
 func (users) Authenticate(r *http.Request) (auth.Identity, error) {
 	name, _, ok := r.BasicAuth()
@@ -143,7 +143,9 @@ func newHarnessOn(coreOptions core.Options, changes ...func(*Options)) *harness 
 		stop()
 		Eventually(done).WithTimeout(10 * time.Second).Should(Receive(BeNil()))
 	})
-	options := Options{Core: h.core, Blobs: blobs, Auth: users{}, Logger: slog.New(slog.NewTextHandler(h.log, nil))}
+	authenticator, err := auth.New(auth.Options{Accounts: h.core, Logger: quiet, Now: h.clock.Now})
+	Expect(err).NotTo(HaveOccurred())
+	options := Options{Core: h.core, Blobs: blobs, Auth: users{authenticator}, Logger: slog.New(slog.NewTextHandler(h.log, nil))}
 	for _, change := range changes {
 		change(&options)
 	}

@@ -76,7 +76,7 @@ func (a *API) mount(r *request, query url.Values) (mounted bool, d digest.Digest
 		return mounted, d, err
 	}
 	from, nowhere := domain.ParseRepositoryName(query.Get("from"))
-	if nowhere != nil || auth.Check(r.identity, auth.RepositoryPull) != nil {
+	if nowhere != nil || a.auth.Authorize(r.Context(), r.identity, auth.RepositoryPull, auth.Repository(from)) != nil {
 		return false, d, nil //nolint:nilerr // no source is no error here
 	}
 	mounted, err = a.core.MountBlob(r.Context(), r.identity.Caller, r.name, from, d, r.create())

@@ -85,6 +85,21 @@ func (e LockKind) Valid() bool {
 	}
 }
 
+// Defines values for MemberKind.
+const (
+	MemberKindUser MemberKind = "user"
+)
+
+// Valid indicates whether the value is a known member of the MemberKind enum.
+func (e MemberKind) Valid() bool {
+	switch e {
+	case MemberKindUser:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SweepKind.
 const (
 	SweepKindApply   SweepKind = "apply"
@@ -104,6 +119,45 @@ func (e SweepKind) Valid() bool {
 	default:
 		return false
 	}
+}
+
+// Defines values for UserKind.
+const (
+	UserKindUser UserKind = "user"
+)
+
+// Valid indicates whether the value is a known member of the UserKind enum.
+func (e UserKind) Valid() bool {
+	switch e {
+	case UserKindUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// AppToken defines model for AppToken.
+type AppToken struct {
+	// Created RFC 2822
+	Created string `json:"created"`
+
+	// LastAccessed RFC 2822, null if never.
+	LastAccessed *string `json:"last_accessed"`
+	Title        string  `json:"title"`
+
+	// TokenCode The token where it was just made, else `***REDACTED***`.
+	TokenCode string `json:"token_code"`
+	UUID      string `json:"uuid"`
+}
+
+// AppTokenAnswer defines model for AppTokenAnswer.
+type AppTokenAnswer struct {
+	Token AppToken `json:"token"`
+}
+
+// AppTokenList defines model for AppTokenList.
+type AppTokenList struct {
+	Tokens []AppToken `json:"tokens"`
 }
 
 // Claim The ground on which the object's namespace manages the organization.
@@ -311,6 +365,37 @@ type Manager struct {
 	UID       string `json:"uid"`
 }
 
+// Member defines model for Member.
+type Member struct {
+	IsRobot bool       `json:"is_robot"`
+	Kind    MemberKind `json:"kind"`
+	Name    string     `json:"name"`
+
+	// Role `admin` does everything in the organization, `creator` may create repositories, `member` sees the organization and
+	// what of it there are permissions for. A robot that is `admin` manages neither locks nor policies, members or robots.
+	Role OrganizationRole `json:"role"`
+}
+
+// MemberKind defines model for Member.Kind.
+type MemberKind string
+
+// MemberList defines model for MemberList.
+type MemberList struct {
+	Members []Member `json:"members"`
+}
+
+// MemberRole defines model for MemberRole.
+type MemberRole struct {
+	// Role `admin` does everything in the organization, `creator` may create repositories, `member` sees the organization and
+	// what of it there are permissions for. A robot that is `admin` manages neither locks nor policies, members or robots.
+	Role OrganizationRole `json:"role"`
+}
+
+// NewAppToken defines model for NewAppToken.
+type NewAppToken struct {
+	Title string `json:"title"`
+}
+
 // NewOrganization defines model for NewOrganization.
 type NewOrganization struct {
 	// Email Taken for Quay's clients and not stored.
@@ -335,6 +420,21 @@ type NewRepository struct {
 	Visibility *Visibility `json:"visibility,omitempty"`
 }
 
+// NewRobot defines model for NewRobot.
+type NewRobot struct {
+	Description string `json:"description,omitempty"`
+
+	// UnstructuredMetadata What a client wants to keep with the robot, at most 4 KiB of JSON.
+	UnstructuredMetadata map[string]interface{} `json:"unstructured_metadata,omitempty"`
+}
+
+// NewUser defines model for NewUser.
+type NewUser struct {
+	Email    string `json:"email,omitempty"`
+	Password string `json:"password,omitempty"`
+	Username string `json:"username"`
+}
+
 // Organization defines model for Organization.
 type Organization struct {
 	// IsAdmin Whether the caller may administer it.
@@ -350,6 +450,37 @@ type OrganizationList struct {
 	Organizations []Organization `json:"organizations"`
 }
 
+// OrganizationRole `admin` does everything in the organization, `creator` may create repositories, `member` sees the organization and
+// what of it there are permissions for. A robot that is `admin` manages neither locks nor policies, members or robots.
+type OrganizationRole = domain.OrganizationRole
+
+// OwnOrganization defines model for OwnOrganization.
+type OwnOrganization struct {
+	CanCreateRepo bool   `json:"can_create_repo"`
+	IsOrgAdmin    bool   `json:"is_org_admin"`
+	Name          string `json:"name"`
+
+	// Role `admin` does everything in the organization, `creator` may create repositories, `member` sees the organization and
+	// what of it there are permissions for. A robot that is `admin` manages neither locks nor policies, members or robots.
+	Role OrganizationRole `json:"role"`
+}
+
+// OwnUser defines model for OwnUser.
+type OwnUser struct {
+	Anonymous     bool              `json:"anonymous"`
+	Email         string            `json:"email"`
+	IsMe          bool              `json:"is_me"`
+	IsRobot       bool              `json:"is_robot"`
+	Organizations []OwnOrganization `json:"organizations"`
+	SuperUser     bool              `json:"super_user"`
+	Username      string            `json:"username"`
+}
+
+// OwnUserChange defines model for OwnUserChange.
+type OwnUserChange struct {
+	Password string `json:"password"`
+}
+
 // Owner The Kubernetes namespace that owns an organization.
 type Owner struct {
 	Namespace string `json:"namespace"`
@@ -363,6 +494,27 @@ type Performer struct {
 	// Kind Where the name comes from: user, operator, system or anonymous.
 	Kind string `json:"kind"`
 	Name string `json:"name"`
+}
+
+// Permission defines model for Permission.
+type Permission struct {
+	IsOrgMember bool   `json:"is_org_member"`
+	IsRobot     bool   `json:"is_robot"`
+	Name        string `json:"name"`
+
+	// Role `write` includes `read`, `admin` includes `write`.
+	Role RepositoryRole `json:"role"`
+}
+
+// PermissionList defines model for PermissionList.
+type PermissionList struct {
+	Permissions map[string]Permission `json:"permissions"`
+}
+
+// PermissionRole defines model for PermissionRole.
+type PermissionRole struct {
+	// Role `write` includes `read`, `admin` includes `write`.
+	Role RepositoryRole `json:"role"`
 }
 
 // Policy defines model for Policy.
@@ -583,9 +735,49 @@ type RepositoryList struct {
 	Repositories []RepositoryItem `json:"repositories"`
 }
 
+// RepositoryRole `write` includes `read`, `admin` includes `write`.
+type RepositoryRole = domain.RepositoryRole
+
 // RepositoryUpdate defines model for RepositoryUpdate.
 type RepositoryUpdate struct {
 	Description string `json:"description"`
+}
+
+// Robot defines model for Robot.
+type Robot struct {
+	// Created RFC 2822
+	Created     string `json:"created"`
+	Description string `json:"description"`
+
+	// LastAccessed RFC 2822, null if never.
+	LastAccessed *string `json:"last_accessed"`
+
+	// Name The robot's name with its organization.
+	Name string `json:"name"`
+
+	// Token The token where it was just made, else `***REDACTED***`.
+	Token                string                 `json:"token"`
+	UnstructuredMetadata map[string]interface{} `json:"unstructured_metadata"`
+}
+
+// RobotList defines model for RobotList.
+type RobotList struct {
+	Robots []Robot `json:"robots"`
+}
+
+// SigningKey defines model for SigningKey.
+type SigningKey struct {
+	// Created RFC 2822; missing for keys of a file.
+	Created string `json:"created,omitempty"`
+	Kid     string `json:"kid"`
+
+	// PrivateKey Always `***REDACTED***`.
+	PrivateKey string `json:"private_key"`
+}
+
+// SigningKeyList defines model for SigningKeyList.
+type SigningKeyList struct {
+	Keys []SigningKey `json:"keys"`
 }
 
 // Success defines model for Success.
@@ -672,6 +864,46 @@ type TagRestore struct {
 	ManifestDigest string `json:"manifest_digest"`
 }
 
+// User defines model for User.
+type User struct {
+	// Created RFC 2822
+	Created string   `json:"created"`
+	Email   string   `json:"email"`
+	Enabled bool     `json:"enabled"`
+	Kind    UserKind `json:"kind"`
+
+	// LastAccessed When a token of the user was used last; RFC 2822, null if never.
+	LastAccessed *string `json:"last_accessed"`
+	Name         string  `json:"name"`
+	SuperUser    bool    `json:"super_user"`
+	Username     string  `json:"username"`
+}
+
+// UserKind defines model for User.Kind.
+type UserKind string
+
+// UserChange defines model for UserChange.
+type UserChange struct {
+	Email    *string `json:"email,omitempty"`
+	Enabled  *bool   `json:"enabled,omitempty"`
+	Password *string `json:"password,omitempty"`
+}
+
+// UserCreated defines model for UserCreated.
+type UserCreated struct {
+	Email string `json:"email"`
+
+	// Password The password where the registry made it, else `***REDACTED***`.
+	Password string `json:"password"`
+	Username string `json:"username"`
+}
+
+// UserList defines model for UserList.
+type UserList struct {
+	NextPage string `json:"next_page,omitempty"`
+	Users    []User `json:"users"`
+}
+
 // Visibility defines model for Visibility.
 type Visibility = domain.Visibility
 
@@ -680,11 +912,17 @@ type VisibilityChange struct {
 	Visibility Visibility `json:"visibility"`
 }
 
+// AccountName defines model for accountName.
+type AccountName = string
+
 // Endtime defines model for endtime.
 type Endtime = string
 
 // KindFilter defines model for kindFilter.
 type KindFilter = []string
+
+// MemberName defines model for memberName.
+type MemberName = string
 
 // NextLogPage defines model for nextLogPage.
 type NextLogPage = string
@@ -704,6 +942,9 @@ type PolicyUUID = string
 // RepositoryName defines model for repositoryName.
 type RepositoryName = string
 
+// RobotShortName defines model for robotShortName.
+type RobotShortName = string
+
 // Starttime defines model for starttime.
 type Starttime = string
 
@@ -712,6 +953,12 @@ type TagFilter = string
 
 // TagName defines model for tagName.
 type TagName = string
+
+// TokenUUID defines model for tokenUUID.
+type TokenUUID = string
+
+// UserName defines model for userName.
+type UserName = string
 
 // Changed defines model for Changed.
 type Changed = Success
@@ -792,6 +1039,18 @@ type ListOrganizationLogsParams struct {
 
 	// NextPage The `next_page` of the page before. New entries do not shift the pages.
 	NextPage *NextLogPage `form:"next_page,omitempty" json:"next_page,omitempty"`
+}
+
+// ListRobotsParams defines parameters for ListRobots.
+type ListRobotsParams struct {
+	// Permissions Taken for Quay's clients and without effect.
+	Permissions *bool `form:"permissions,omitempty" json:"permissions,omitempty"`
+
+	// Token Taken for Quay's clients and without effect. A token is shown once, when it is made.
+	Token *bool `form:"token,omitempty" json:"token,omitempty"`
+
+	// Limit Taken for Quay's clients and without effect.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // ListRepositoriesParams defines parameters for ListRepositories.
@@ -918,6 +1177,18 @@ type ListLogsParams struct {
 	NextPage *NextLogPage `form:"next_page,omitempty" json:"next_page,omitempty"`
 }
 
+// ListUsersParams defines parameters for ListUsers.
+type ListUsersParams struct {
+	// NextPage The `next_page` of the page before.
+	NextPage *string `form:"next_page,omitempty" json:"next_page,omitempty"`
+
+	// Limit Users a page.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Disabled False leaves out disabled users.
+	Disabled *bool `form:"disabled,omitempty" json:"disabled,omitempty"`
+}
+
 // MoveCursorJSONRequestBody defines body for MoveCursor for application/json ContentType.
 type MoveCursorJSONRequestBody = CursorMove
 
@@ -942,6 +1213,12 @@ type CreateOrganizationPolicyJSONRequestBody = PolicyBody
 // UpdateOrganizationPolicyJSONRequestBody defines body for UpdateOrganizationPolicy for application/json ContentType.
 type UpdateOrganizationPolicyJSONRequestBody = PolicyBody
 
+// SetMemberJSONRequestBody defines body for SetMember for application/json ContentType.
+type SetMemberJSONRequestBody = MemberRole
+
+// CreateRobotJSONRequestBody defines body for CreateRobot for application/json ContentType.
+type CreateRobotJSONRequestBody = NewRobot
+
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = NewRepository
 
@@ -957,8 +1234,23 @@ type CreateRepositoryPolicyJSONRequestBody = PolicyBody
 // UpdateRepositoryPolicyJSONRequestBody defines body for UpdateRepositoryPolicy for application/json ContentType.
 type UpdateRepositoryPolicyJSONRequestBody = PolicyBody
 
+// SetPermissionJSONRequestBody defines body for SetPermission for application/json ContentType.
+type SetPermissionJSONRequestBody = PermissionRole
+
 // ChangeTagJSONRequestBody defines body for ChangeTag for application/json ContentType.
 type ChangeTagJSONRequestBody = TagChange
 
 // RestoreTagJSONRequestBody defines body for RestoreTag for application/json ContentType.
 type RestoreTagJSONRequestBody = TagRestore
+
+// CreateUserJSONRequestBody defines body for CreateUser for application/json ContentType.
+type CreateUserJSONRequestBody = NewUser
+
+// UpdateUserJSONRequestBody defines body for UpdateUser for application/json ContentType.
+type UpdateUserJSONRequestBody = UserChange
+
+// ChangeOwnUserJSONRequestBody defines body for ChangeOwnUser for application/json ContentType.
+type ChangeOwnUserJSONRequestBody = OwnUserChange
+
+// CreateAppTokenJSONRequestBody defines body for CreateAppToken for application/json ContentType.
+type CreateAppTokenJSONRequestBody = NewAppToken
