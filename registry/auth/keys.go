@@ -176,7 +176,7 @@ func (r *keyRing) signer(ctx context.Context) (signingKey, error) {
 		if err := r.rotate(ctx, domain.System, r.now().Add(-keyLifetime)); err != nil {
 			return signingKey{}, err
 		}
-		if keys, err = r.all(ctx, true); err != nil {
+		if keys, err = r.all(ctx, false); err != nil {
 			return signingKey{}, err
 		}
 	}
@@ -197,7 +197,11 @@ func (r *keyRing) rotate(ctx context.Context, caller domain.Caller, unlessAfter 
 		return domain.Unavailable(err)
 	}
 	stored := domain.SigningKey{ID: key.id, Private: key.secret}
-	return r.directory.source.AddSigningKey(ctx, caller, stored, unlessAfter, r.now().Add(-r.verifies))
+	err = r.directory.source.AddSigningKey(ctx, caller, stored, unlessAfter, r.now().Add(-r.verifies))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.read = time.Time{}
+	return err
 }
 
 // find returns the key with an id; false if there is none.
