@@ -26,8 +26,8 @@ func behaves(c client) {
 	repository := c.name + "/backend/app"
 	BeforeAll(func() {
 		m = newMachine()
-		Expect(c.login(m, "wrong")).NotTo(Succeed(), "login with a wrong password")
-		Expect(c.login(m, password)).To(Succeed(), "login")
+		Expect(c.login(m, user, "wrong")).NotTo(Succeed(), "login with a wrong password")
+		Expect(c.login(m, user, password)).To(Succeed(), "login")
 	})
 
 	c.does("push", "pushes, and pushes again", func() {

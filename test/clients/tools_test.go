@@ -13,7 +13,7 @@ import (
 // client is what a client can do, in its own words. What it has no word for is nil. References are without the host.
 type client struct {
 	name  string
-	login func(m *machine, password string) error
+	login func(m *machine, name, password string) error
 	// push stores the image of a layout under a reference, or says why not.
 	push func(m *machine, layout, reference string) (string, error)
 	// recompresses is true for a client that makes new layers of those in a layout.
@@ -42,9 +42,9 @@ func failure(_ string, err error) error { return err }
 var clients = []client{
 	{
 		name: "crane",
-		login: func(m *machine, password string) error {
+		login: func(m *machine, name, password string) error {
 			// crane asks nobody whether the password is right; catalog does.
-			m.must(built("crane"), "auth", "login", host, "-u", user, "-p", password)
+			m.must(built("crane"), "auth", "login", host, "-u", name, "-p", password)
 			return failure(m.run(built("crane"), "catalog", host))
 		},
 		push: func(m *machine, layout, reference string) (string, error) {
@@ -75,9 +75,9 @@ var clients = []client{
 	},
 	{
 		name: "regctl",
-		login: func(m *machine, password string) error {
+		login: func(m *machine, name, password string) error {
 			m.must(built("regctl"), "registry", "set", host, "--tls", "disabled", "--skip-check")
-			return failure(m.run(built("regctl"), "registry", "login", host, "--user", user, "--pass", password))
+			return failure(m.run(built("regctl"), "registry", "login", host, "--user", name, "--pass", password))
 		},
 		push: func(m *machine, layout, reference string) (string, error) {
 			return m.run(built("regctl"), "image", "copy", "ocidir://"+layout+":"+layoutTag, host+"/"+reference)
@@ -117,8 +117,8 @@ var clients = []client{
 	},
 	{
 		name: "skopeo",
-		login: func(m *machine, password string) error {
-			return failure(m.run(installed("skopeo"), "login", "--tls-verify=false", "-u", user, "-p", password, host))
+		login: func(m *machine, name, password string) error {
+			return failure(m.run(installed("skopeo"), "login", "--tls-verify=false", "-u", name, "-p", password, host))
 		},
 		push: func(m *machine, layout, reference string) (string, error) {
 			return m.run(installed("skopeo"), "copy", "--dest-tls-verify=false", "oci:"+layout+":"+layoutTag, "docker://"+host+"/"+reference)
@@ -148,8 +148,8 @@ var clients = []client{
 	},
 	{
 		name: "podman",
-		login: func(m *machine, password string) error {
-			return failure(m.podman("login", "--tls-verify=false", "-u", user, "-p", password, host))
+		login: func(m *machine, name, password string) error {
+			return failure(m.podman("login", "--tls-verify=false", "-u", name, "-p", password, host))
 		},
 		push: func(m *machine, layout, reference string) (string, error) {
 			id, err := m.podman("pull", "--quiet", "oci:"+layout+":"+layoutTag)
