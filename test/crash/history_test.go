@@ -302,7 +302,7 @@ func (o *organization) choose() input {
 		tag:  rand.IntN(modelTags),
 		spec: policySpec{covers: tagSet(rand.IntN(1 << modelTags)), dryRun: rand.IntN(6) == 0, release: rand.IntN(3) == 0},
 	}
-	known := false
+	var known bool
 	switch n := rand.IntN(100); {
 	case n < 25:
 		in.kind, in.image = opPush, o.newImageNumber()
