@@ -108,10 +108,11 @@ func (c *clock) Advance(d time.Duration) {
 // harness is an API on the real core, with SQLite and files.
 type harness struct {
 	*API
-	core  *core.Core
-	clock *clock
-	dir   string
-	log   *bytes.Buffer
+	options Options
+	core    *core.Core
+	clock   *clock
+	dir     string
+	log     *bytes.Buffer
 }
 
 // newHarness starts a registry. Changes may wrap what the API works with.
@@ -145,12 +146,17 @@ func newHarnessOn(coreOptions core.Options, changes ...func(*Options)) *harness 
 	})
 	authenticator, err := auth.New(auth.Options{Accounts: h.core, Logger: quiet, Now: h.clock.Now})
 	Expect(err).NotTo(HaveOccurred())
-	options := Options{Core: h.core, Blobs: blobs, Auth: users{authenticator}, Logger: slog.New(slog.NewTextHandler(h.log, nil))}
-	for _, change := range changes {
-		change(&options)
-	}
-	h.API = New(options)
+	h.options = Options{Core: h.core, Blobs: blobs, Auth: users{authenticator}, Logger: slog.New(slog.NewTextHandler(h.log, nil))}
+	h.with(changes...)
 	return h
+}
+
+// with makes the API anew, with other options.
+func (h *harness) with(changes ...func(*Options)) {
+	for _, change := range changes {
+		change(&h.options)
+	}
+	h.API = New(h.options)
 }
 
 // withContent is a harness with team-a/app: image under v1, index under multi.

@@ -39,11 +39,12 @@ var superuser = domain.Caller{Name: "admin", Kind: domain.CallerUser}
 func newGuarded(changes ...func(*auth.Options)) *guarded {
 	GinkgoHelper()
 	g := &guarded{secrets: map[string]string{"admin": adminPassword}}
-	g.harness = newHarness(func(o *Options) {
+	g.harness = newHarness()
+	g.with(func(o *Options) {
 		dir := GinkgoT().TempDir()
 		options := auth.Options{
 			AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token"), Accounts: o.Core.(*core.Core),
-			Logger: o.Logger, Now: o.Now,
+			Logger: o.Logger, Now: g.clock.Now,
 		}
 		Expect(os.WriteFile(options.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
 		Expect(os.WriteFile(options.OperatorTokenFile, []byte(operatorToken), 0o600)).To(Succeed())
