@@ -54,6 +54,8 @@ type Config struct {
 	SparseIndexes, SparseImages bool
 	// PoliciesDeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes if 0.
 	PoliciesDeletionDelay time.Duration
+	// GC says what garbage is collected, and when.
+	GC GarbageCollection
 	// Logger is slog.Default if nil.
 	Logger *slog.Logger
 }
@@ -83,6 +85,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.SparseIndexes, "sparse-indexes", c.SparseIndexes, "take indexes of which some manifests are missing")
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
+	c.GC.addFlags(flags)
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }
 
@@ -202,6 +205,9 @@ func (c *Config) validate() error {
 	}
 	if c.TokenLifetime != 0 && (c.TokenLifetime < time.Minute || c.TokenLifetime > time.Hour) {
 		return fmt.Errorf("--token-lifetime %s is not from 1m to 1h", c.TokenLifetime)
+	}
+	if err := c.GC.validate(); err != nil {
+		return err
 	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {

@@ -32,7 +32,10 @@ var _ = Describe("settings", func() {
 	It("have defaults", func() {
 		cfg, err := load("", nil)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(cfg).To(Equal(Config{Database: "sqlite", Listen: "127.0.0.1:5000", TokenLifetime: 5 * time.Minute, PoliciesDeletionDelay: 5 * time.Minute}))
+		Expect(cfg).To(Equal(Config{
+			Database: "sqlite", Listen: "127.0.0.1:5000", TokenLifetime: 5 * time.Minute, PoliciesDeletionDelay: 5 * time.Minute,
+			GC: GarbageCollection{Interval: time.Hour, Grace: 24 * time.Hour, Delay: time.Hour},
+		}))
 	})
 
 	It("come from flags, then variables, then the file", func() {
@@ -59,12 +62,17 @@ token-lifetime: 10m
 external-url: https://registry.example.com/
 trusted-proxies: [10.0.0.0/8, 192.0.2.1]
 policies-deletion-delay: 30s
+gc-interval: 10m
+gc-grace: 12h
+gc-delay: 30m
+gc-untagged-manifests: true
 `, nil)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(cfg).To(Equal(Config{
 			DataDir: "/var/lib/tidelock", Database: "postgres://tidelock@db/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
 			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
 			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
+			GC:             GarbageCollection{Interval: 10 * time.Minute, Grace: 12 * time.Hour, Delay: 30 * time.Minute, UntaggedManifests: true},
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
 		}))
 	})

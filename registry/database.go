@@ -33,12 +33,43 @@ func (c *Config) validateDatabase() error {
 	return errors.New("--database must be sqlite, or a URL that begins with postgres://")
 }
 
-// openDatabase opens the database of a configuration, in the directory if it is an embedded one.
-func (c *Config) openDatabase(ctx context.Context, directory string, logger *slog.Logger) (meta.Store, error) {
+// usesDirectory reports whether anything is kept in the data directory.
+func (c *Config) usesDirectory() bool { return c.embedded() || c.BlobStore == "" }
+
+// openDatabase opens the database of a configuration. The data directory of an embedded one must be locked.
+func (c *Config) openDatabase(ctx context.Context, logger *slog.Logger) (meta.Store, error) {
 	if c.embedded() {
-		return sqlite.Open(ctx, filepath.Join(directory, databaseFile), logger)
+		return sqlite.Open(ctx, filepath.Join(c.DataDir, databaseFile), logger)
 	}
 	return postgres.Open(ctx, c.Database, logger)
+}
+
+// lockDirectory locks the data directory of a registry that does not run, for a command.
+func (c *Config) lockDirectory() (*fs.Directory, error) {
+	if c.DataDir == "" {
+		return nil, errors.New("--data-dir is required")
+	}
+	if c.embedded() {
+		// Else a mistyped path would make an empty registry.
+		if _, err := os.Stat(filepath.Join(c.DataDir, databaseFile)); err != nil {
+			return nil, fmt.Errorf("%s holds no registry: %w", c.DataDir, err)
+		}
+	}
+	return fs.Lock(c.DataDir)
+}
+
+// withDatabase opens a database, which must hold a registry, for as long as fn runs.
+func (c *Config) withDatabase(ctx context.Context, open func() (meta.Store, error), fn func(meta.Store) error) (err error) {
+	store, err := open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	// A mistyped name of a database leads to an empty one.
+	if _, err := installation(ctx, store); errors.Is(err, meta.ErrNotFound) && !c.embedded() {
+		return errors.New("the database holds no registry")
+	}
+	return fn(store)
 }
 
 // AdoptCluster hands a registry over to another Kubernetes cluster, named by the UID of its namespace kube-system. An
@@ -47,35 +78,16 @@ func AdoptCluster(ctx context.Context, cfg Config, cluster string) (err error) {
 	if err := cfg.validateDatabase(); err != nil {
 		return err
 	}
-	if !cfg.embedded() {
-		return cfg.adoptCluster(ctx, "", cluster)
+	if cfg.embedded() {
+		directory, err := cfg.lockDirectory()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, directory.Release()) }()
 	}
-	if cfg.DataDir == "" {
-		return errors.New("--data-dir is required")
-	}
-	// Else a mistyped path would make, and adopt, an empty registry.
-	if _, err := os.Stat(filepath.Join(cfg.DataDir, databaseFile)); err != nil {
-		return fmt.Errorf("%s holds no registry: %w", cfg.DataDir, err)
-	}
-	directory, err := fs.Lock(cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, directory.Release()) }()
-	return cfg.adoptCluster(ctx, directory.Path(), cluster)
-}
-
-func (c *Config) adoptCluster(ctx context.Context, directory, cluster string) (err error) {
-	store, err := c.openDatabase(ctx, directory, c.Logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	// As above, for a mistyped name of a database.
-	if _, err := installation(ctx, store); errors.Is(err, meta.ErrNotFound) && !c.embedded() {
-		return errors.New("the database holds no registry")
-	}
-	return core.New(store, core.Options{Logger: c.Logger}).AdoptCluster(ctx, domain.System, cluster)
+	return cfg.withDatabase(ctx, func() (meta.Store, error) { return cfg.openDatabase(ctx, cfg.Logger) }, func(store meta.Store) error {
+		return core.New(store, core.Options{Logger: cfg.Logger}).AdoptCluster(ctx, domain.System, cluster)
+	})
 }
 
 func installation(ctx context.Context, store meta.Store) (i meta.Installation, err error) {

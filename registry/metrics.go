@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/tidelock/tidelock/registry/blob/fs"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
@@ -50,6 +51,29 @@ func newMetrics() *metrics {
 	m.gatherer.MustRegister(m.inFlight, m.requests, m.duration, m.received, m.sent, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// diskMetrics are the numbers of the disk that a data directory is on.
+func diskMetrics(directory *fs.Directory) []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tidelock_disk_full", Help: "1 while the disk is full and pushes are refused, else 0.",
+		}, func() float64 {
+			if directory.Room() != nil {
+				return 1
+			}
+			return 0
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tidelock_disk_free_bytes", Help: "Free space on the disk of the data directory, without the reserve; -1 if it is not known.",
+		}, func() float64 {
+			free, err := directory.Free()
+			if err != nil {
+				return -1
+			}
+			return float64(free)
+		}),
+	}
 }
 
 func (m *metrics) handler() http.Handler {

@@ -17,6 +17,8 @@ import (
 	"github.com/tidelock/tidelock/registry/blob/fs"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/gc"
+	"github.com/tidelock/tidelock/registry/meta/sqlite"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 	"github.com/tidelock/tidelock/registry/ociapi"
 )
@@ -33,6 +35,10 @@ type Registry struct {
 	core     *core.Core
 	auth     *auth.Authenticator
 	oci      *ociapi.API
+	// directory is watched for room on its disk; nil if everything is kept elsewhere.
+	directory *fs.Directory
+	// gc is nil if garbage is not collected.
+	gc *gc.Collector
 
 	// draining ends when no new work is taken any more.
 	draining   context.Context
@@ -58,17 +64,25 @@ func New(cfg Config) (_ *Registry, err error) {
 		}
 	}()
 
-	directory, err := fs.Lock(cfg.DataDir)
-	if err != nil {
-		return nil, err
+	if cfg.usesDirectory() {
+		if r.directory, err = fs.Lock(cfg.DataDir); err != nil {
+			return nil, err
+		}
+		r.closers = append(r.closers, r.directory.Release)
+		// Before the database is opened: on a full disk it needs the reserve.
+		if err := r.directory.Check(); err != nil {
+			return nil, err
+		}
 	}
-	r.closers = append(r.closers, directory.Release)
-	store, err := cfg.openDatabase(context.Background(), directory.Path(), r.logger)
+	store, err := cfg.openDatabase(context.Background(), r.logger)
 	if err != nil {
 		return nil, err
 	}
 	r.closers = append(r.closers, store.Close)
-	blobs, closeBlobs, err := openBlobs(cfg.BlobStore, directory, r.logger)
+	if embedded, ok := store.(*sqlite.Store); ok {
+		embedded.OnFull(r.makeRoom)
+	}
+	blobs, closeBlobs, err := openBlobs(cfg.BlobStore, r.directory, r.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +92,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "",
+		Collection:    cfg.GC.collection(), Room: r.room,
 	})
 	installation, err := r.core.LogOrigin(context.Background())
 	if err != nil {
@@ -97,7 +112,15 @@ func New(cfg Config) (_ *Registry, err error) {
 		}
 	}
 	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Logger: r.logger, Draining: r.draining})
-	r.server = newServer(r.logger, newMetrics(), r.ready, r.oci, management)
+	metrics := newMetrics()
+	if r.directory != nil {
+		metrics.gatherer.MustRegister(diskMetrics(r.directory)...)
+	}
+	if cfg.GC.Interval > 0 {
+		r.gc = gc.New(gc.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Interval: cfg.GC.Interval})
+		metrics.gatherer.MustRegister(r.gc.Metrics()...)
+	}
+	r.server = newServer(r.logger, metrics, r.ready, r.oci, management)
 	if r.tls {
 		if r.server.TLSConfig, err = tlsConfig(cfg.TLSCert, cfg.TLSKey, r.logger); err != nil {
 			return nil, err
@@ -147,6 +170,15 @@ func (r *Registry) Run(ctx context.Context) error {
 		r.expireUploads(ctx)
 		return nil
 	})
+	if r.directory != nil {
+		group.Go(func() error {
+			r.directory.Watch(ctx, r.logger, r.collectGarbage)
+			return nil
+		})
+	}
+	if r.gc != nil {
+		group.Go(func() error { return r.gc.Run(ctx) })
+	}
 	group.Go(func() error {
 		r.logger.Info("serving", "url", r.URL(), "version", domain.Version)
 		if err := r.serve(); !errors.Is(err, http.ErrServerClosed) {
@@ -171,6 +203,28 @@ func (r *Registry) serve() error {
 		return r.server.ServeTLS(r.listener, "", "")
 	}
 	return r.server.Serve(r.listener)
+}
+
+// room returns why no content can be stored, nil if it can.
+func (r *Registry) room() error {
+	if r.directory == nil {
+		return nil
+	}
+	return r.directory.Room()
+}
+
+// makeRoom gives up the reserve of the disk.
+func (r *Registry) makeRoom() {
+	if err := r.directory.Check(); err != nil {
+		r.logger.Error("cannot give up the reserve of disk space", "error", err)
+	}
+}
+
+// collectGarbage starts a run of garbage collection, if there are any.
+func (r *Registry) collectGarbage() {
+	if r.gc != nil {
+		r.gc.Wake()
+	}
 }
 
 func (r *Registry) expireUploads(ctx context.Context) {

@@ -95,12 +95,39 @@ var _ = Describe("a registry", func() {
 			{"/metrics", 200, `tidelock_http_requests_total{code="404",method="GET",route="/v2/{name}/manifests/{reference}"} 1`},
 			{"/metrics", 200, `tidelock_http_requests_total{code="404",method="GET",route="other"} 2`},
 			{"/metrics", 200, `tidelock_http_sent_bytes_total{route="/v2/"} 2`},
+			{"/metrics", 200, "tidelock_disk_full 0\n"},
 		} {
 			response, body := s.call(http.DefaultClient, "GET", e.path, nil)
 			Expect(response.StatusCode).To(Equal(e.status), e.path)
 			Expect(body).To(ContainSubstring(e.contain), e.path)
 			Expect(response.Header.Get("X-Request-Id")).To(HaveLen(26), e.path)
 		}
+	})
+
+	It("collects garbage on its schedule, counts it, and writes it into the audit log", func() {
+		cfg := settings()
+		cfg.GC.Interval = 10 * time.Millisecond
+		s := start(cfg)
+		path := "/v2/team-a/app/blobs/" + digestOf([]byte("garbage"))
+		response, body := s.call(http.DefaultClient, "POST", "/v2/team-a/app/blobs/uploads/?digest="+digestOf([]byte("garbage")), strings.NewReader("garbage"))
+		Expect(response.StatusCode).To(Equal(201), body)
+		Eventually(func() int {
+			response, _ := s.call(http.DefaultClient, "GET", path, nil)
+			return response.StatusCode
+		}).WithTimeout(time.Minute).Should(Equal(404))
+		for path, text := range map[string]string{"/metrics": `tidelock_gc_freed_bytes_total 7`, "/api/v1/superuser/logs?kind=garbage_collection": `"removed_bytes":7`} {
+			Eventually(func() string {
+				_, body := s.call(http.DefaultClient, "GET", path, nil)
+				return body
+			}).WithTimeout(time.Minute).Should(ContainSubstring(text), path)
+		}
+	})
+
+	It("refuses times of garbage collection that are negative", func() {
+		cfg := settings()
+		cfg.GC.Grace = -time.Second
+		_, err := New(cfg)
+		Expect(err).To(MatchError("--gc-interval, --gc-grace and --gc-delay must not be negative"))
 	})
 
 	It("logs each request with the id that its client has got", func() {

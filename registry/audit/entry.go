@@ -74,6 +74,8 @@ const (
 	KindLoginFailure     Kind = "login_failure"
 	KindCreateSigningKey Kind = "create_signing_key"
 	KindDeleteSigningKey Kind = "delete_signing_key"
+
+	KindGarbageCollection Kind = "garbage_collection"
 )
 
 // What set off a change of a tag, in metadata "trigger".

@@ -24,33 +24,42 @@ func exclusiveScope(name domain.RepositoryName) meta.Scope {
 // LinkBlob records a blob that came without an upload, and whose bytes are durable, in a repository. It reports whether
 // the bytes were kept: if the digest was stored before under another key, the caller removes its own.
 func (c *Core) LinkBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, blob domain.Blob, create Create) (kept bool, err error) {
+	if err := c.room(); err != nil {
+		return false, err
+	}
 	err = c.write(ctx, caller, sharedScope(name), func(ch *change) error {
-		kept, err = ch.linkBlob(name, blob, create)
+		kept, err = c.linkBlob(ch, name, blob, create)
 		return err
 	})
 	return kept, err
 }
 
-func (ch *change) linkBlob(name domain.RepositoryName, blob domain.Blob, create Create) (kept bool, err error) {
+func (c *Core) linkBlob(ch *change, name domain.RepositoryName, blob domain.Blob, create Create) (kept bool, err error) {
 	repo, err := ch.obtainRepository(name, create)
 	if err != nil {
 		return false, err
 	}
-	stored, err := ch.StoreBlob(blob, ch.now)
+	stored, err := ch.StoreBlob(blob, ch.now, c.stale(ch.now))
 	if err != nil {
 		return false, err
 	}
-	return stored.Key == blob.Key, ch.Tx.LinkBlob(repo.ID, blob.Digest, ch.now)
+	return stored.Key == blob.Key, ch.Tx.LinkBlob(repo.ID, blob.Digest, ch.now, c.stale(ch.now))
 }
 
 // MountBlob links a blob of another repository that the caller may read. It reports false if the blob is not there: the
 // client must upload it then.
 func (c *Core) MountBlob(ctx context.Context, caller domain.Caller, name, from domain.RepositoryName, d digest.Digest, create Create) (mounted bool, err error) {
+	if err := c.room(); err != nil {
+		return false, err
+	}
 	err = c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		mounted = false
 		source, err := ch.Repository(from)
 		if err == nil {
 			_, err = ch.Blob(source.ID, d)
+		}
+		if err == nil {
+			_, err = ch.UseBlob(d, ch.now, c.stale(ch.now))
 		}
 		if errors.Is(err, meta.ErrNotFound) {
 			return nil
@@ -63,7 +72,7 @@ func (c *Core) MountBlob(ctx context.Context, caller domain.Caller, name, from d
 			return err
 		}
 		mounted = true
-		return ch.Tx.LinkBlob(repo.ID, d, ch.now)
+		return ch.Tx.LinkBlob(repo.ID, d, ch.now, c.stale(ch.now))
 	})
 	return mounted, err
 }
@@ -186,6 +195,15 @@ func findManifest(r *meta.Reader, repo domain.Repository, ref domain.Reference) 
 	return m, err
 }
 
+// IsSparse reports whether a manifest was stored before all that it refers to.
+func (c *Core) IsSparse(ctx context.Context, m domain.Manifest) (is bool, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		is, err = r.IsSparse(m.ID)
+		return err
+	})
+	return is, err
+}
+
 // Referrers lists the manifests whose subject is the digest, ordered by digest, those behind after, without content. It
 // ends after limit manifests, or before their descriptions exceed size bytes, with one at least; more tells that there
 // are others behind.
@@ -207,6 +225,9 @@ func (c *Core) Referrers(ctx context.Context, name domain.RepositoryName, q Refe
 // changes nothing.
 func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, push Push) (PushResult, error) {
 	result := PushResult{Digest: push.Manifest.Digest, Subject: push.Manifest.Subject}
+	if err := c.room(); err != nil {
+		return result, err
+	}
 	err := c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		repo, err := ch.obtainRepository(name, push.Create)
 		if err != nil {
@@ -236,6 +257,11 @@ func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domai
 		}
 		if created && push.Reference.Digest != "" {
 			ch.log(audit.KindPushRepo, aboutTag(name, ""), audit.Metadata{"manifest_digest": stored.Digest.String(), "media_type": stored.MediaType})
+		}
+		if !created && len(plans) == 0 {
+			if err := ch.NoteManifest(repo.ID, stored.Digest, ch.now, c.stale(ch.now)); err != nil {
+				return err
+			}
 		}
 		for _, plan := range plans {
 			if err := ch.setTag(plan, stored, audit.KindCreateTag, audit.KindMoveTag); err != nil {

@@ -48,6 +48,11 @@ type Options struct {
 	// SharedUploads says that other processes write to the uploads of this database too: then each request that
 	// writes takes a lease on its upload.
 	SharedUploads bool
+	// Collection says what garbage collection may remove; DefaultCollection if nil.
+	Collection *Collection
+	// Room returns why nothing more can be stored, for instance because the disk is full; nil if it can. By default
+	// there is always room.
+	Room func() error
 }
 
 // Core decides and writes. It is safe for concurrent use.
@@ -68,6 +73,8 @@ type Core struct {
 	uploads locks
 	// identityChanges counts the changes of identities that this process has committed.
 	identityChanges atomic.Int64
+	// found is what HEADs found.
+	found *notes
 }
 
 // New makes a core on a store. Run does its background work.
@@ -99,21 +106,30 @@ func New(store meta.Store, options Options) *Core {
 	if options.UploadIdle == 0 {
 		options.UploadIdle = time.Hour
 	}
+	if options.Collection == nil {
+		options.Collection = &DefaultCollection
+	}
+	if options.Room == nil {
+		options.Room = func() error { return nil }
+	}
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
 		refusals: newRefusals(options.RefusalWindow, options.Now), logins: newLoginWindows(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
 		uploads: locks{ids: map[string]bool{}},
+		found:   newNotes(),
 	}
 }
 
 // Run does the background work until the context ends: it indexes the audit log, sweeps policies over their tags,
-// carries out delayed deletions, deletes expired tags and closes the windows of refusals. Before it returns, all windows are written.
+// carries out delayed deletions, deletes expired tags, closes the windows of refusals and notes what HEADs found. Before it
+// returns, all windows are written.
 func (c *Core) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.sequencer.Run(ctx) })
 	group.Go(func() error { return c.runSweeps(ctx) })
 	group.Go(func() error { return c.runExpirations(ctx) })
 	group.Go(func() error { return c.runRefusals(ctx) })
+	group.Go(func() error { return c.runNotes(ctx) })
 	err := group.Wait()
 	c.closeRefusals(context.WithoutCancel(ctx), true)
 	return err

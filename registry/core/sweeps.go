@@ -29,7 +29,12 @@ func (c *Core) runSweeps(ctx context.Context) error {
 	for {
 		wait := retry
 		before := c.clientWrites.Load()
-		busy, elsewhere, err := c.sweepRound(ctx, batch)
+		// A full disk's last space is for deletes. The policies are in force without their holds.
+		full := c.room() != nil
+		busy, elsewhere, err := false, false, error(nil)
+		if !full {
+			busy, elsewhere, err = c.sweepRound(ctx, batch)
+		}
 		if c.clientWrites.Load() != before {
 			batch = c.options.SweepBatch
 		} else {
@@ -38,11 +43,11 @@ func (c *Core) runSweeps(ctx context.Context) error {
 		if err == nil {
 			wait, err = c.deleteDue(ctx)
 		}
-		if elsewhere {
-			wait = min(wait, retry)
-		}
 		if err != nil && ctx.Err() == nil {
 			c.logger.Error("sweeping policies failed; trying again", "error", err)
+		}
+		if full || elsewhere {
+			wait = min(wait, retry)
 		}
 		if busy && err == nil {
 			wait = 0

@@ -242,7 +242,7 @@ func (c *Core) LinkUpload(ctx context.Context, caller domain.Caller, name domain
 		if !found {
 			return uploadTaken()
 		}
-		kept, err = ch.linkBlob(name, blob, create)
+		kept, err = c.linkBlob(ch, name, blob, create)
 		return err
 	})
 	return kept, err

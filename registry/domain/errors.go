@@ -51,6 +51,8 @@ const (
 	CodeOtherCluster Code = "OTHER_CLUSTER"
 	// CodeUnavailable means that the answer cannot be determined now. Writes fail closed with it.
 	CodeUnavailable Code = "UNAVAILABLE"
+	// CodeStorageFull refuses content because the disk is full; reading and deleting go on.
+	CodeStorageFull Code = "STORAGE_FULL"
 )
 
 // Error is the one error type that reaches clients. Message says what is wrong and what to do; it never holds a

@@ -17,24 +17,6 @@ func (r *Reader) Blob(repositoryID int64, d digest.Digest) (blob domain.Blob, er
 	return blob, err
 }
 
-// StoreBlob records where a blob's bytes are, unless they are stored already: then it returns where.
-func (tx *Tx) StoreBlob(blob domain.Blob, now time.Time) (stored domain.Blob, err error) {
-	if err := tx.do(`INSERT INTO blobs (digest, size, storage_key, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (digest) DO NOTHING`,
-		string(blob.Digest), blob.Size, blob.Key, toMicros(now)); err != nil {
-		return stored, err
-	}
-	err = tx.one(`SELECT digest, size, storage_key FROM blobs WHERE digest = $1`, []any{string(blob.Digest)}, func(row scanner) error {
-		return row.Scan(&stored.Digest, &stored.Size, &stored.Key)
-	})
-	return stored, err
-}
-
-// LinkBlob links a stored blob to a repository.
-func (tx *Tx) LinkBlob(repositoryID int64, d digest.Digest, now time.Time) error {
-	return tx.do(`INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-		repositoryID, string(d), toMicros(now))
-}
-
 // UnlinkBlob removes a repository's link to a blob.
 func (tx *Tx) UnlinkBlob(repositoryID int64, d digest.Digest) error {
 	return tx.do(`DELETE FROM repository_blobs WHERE repository_id = $1 AND digest = $2`, repositoryID, string(d))

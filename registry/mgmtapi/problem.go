@@ -46,6 +46,7 @@ var problemKinds = map[domain.Code]problemKind{
 	domain.CodeOtherCluster:         {http.StatusConflict, openapi.ErrorTypeOtherCluster},
 	domain.CodeTooManyRequests:      {http.StatusTooManyRequests, openapi.ErrorTypeTooManyRequests},
 	domain.CodeUnavailable:          {http.StatusServiceUnavailable, openapi.ErrorTypeDownstreamIssue},
+	domain.CodeStorageFull:          {http.StatusInsufficientStorage, openapi.ErrorTypeDownstreamIssue},
 }
 
 // Codes of failures that only HTTP knows.

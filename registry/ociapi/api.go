@@ -30,6 +30,9 @@ type Core interface {
 	MountBlob(ctx context.Context, caller domain.Caller, name, from domain.RepositoryName, d digest.Digest, create core.Create) (bool, error)
 	MountAnyBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest, mayPull func(domain.Repository) (bool, error), create core.Create) (bool, error)
 	Blob(ctx context.Context, name domain.RepositoryName, d digest.Digest) (domain.Blob, error)
+	// FoundBlob and FoundManifest say that a HEAD found something, on which its client may rely.
+	FoundBlob(name domain.RepositoryName, d digest.Digest)
+	FoundManifest(name domain.RepositoryName, d digest.Digest)
 	DeleteBlob(ctx context.Context, caller domain.Caller, name domain.RepositoryName, d digest.Digest) error
 	PutManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, push core.Push) (core.PushResult, error)
 	Manifest(ctx context.Context, name domain.RepositoryName, ref domain.Reference, withContent bool) (domain.Manifest, error)

@@ -48,6 +48,9 @@ func (a *API) getBlob(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("blob %s is linked, but its bytes are not to be had: %w", d, err)
 	}
+	if r.Method == http.MethodHead {
+		a.core.FoundBlob(r.name, d)
+	}
 	result := answer{status: http.StatusOK, header: header, content: content, length: stored.Size}
 	if content.Size() != stored.Size {
 		return answer{}, errors.Join(fmt.Errorf("blob %s has %d bytes instead of %d", d, content.Size(), stored.Size), content.Close())

@@ -23,6 +23,9 @@ func (a *API) getManifest(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if r.Method == http.MethodHead {
+		a.core.FoundManifest(r.name, m.Digest)
+	}
 	etag := etagOf(m.Digest)
 	header := http.Header{"Content-Type": {m.MediaType}, "Docker-Content-Digest": {m.Digest.String()}, "Etag": {etag}}
 	if err := checkIfMatch(r.Header, etag); err != nil {

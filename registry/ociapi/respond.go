@@ -95,6 +95,7 @@ var statuses = map[domain.Code]int{
 	domain.CodeStale:                http.StatusConflict,
 	domain.CodeOtherCluster:         http.StatusConflict,
 	domain.CodeUnavailable:          http.StatusServiceUnavailable,
+	domain.CodeStorageFull:          http.StatusInsufficientStorage,
 }
 
 // retryAfter is the least Retry-After of 429 and 503.

@@ -82,7 +82,7 @@ func (a *API) putBack(ctx context.Context, s core.UploadSession, err error) erro
 	case errors.Is(err, blob.ErrTooLarge):
 		answer = domain.Errorf(domain.CodeSizeInvalid, "the blob store takes no blob of this size in pieces of this size; upload it in larger chunks, or in one")
 	case errors.Is(err, blob.ErrFull):
-		answer = &domain.Error{Code: domain.CodeUnavailable, Message: "the registry's disk is full and nothing was stored; free space or enlarge the volume, then try again", Cause: err}
+		answer = err // it says what to do
 	default:
 		return a.core.SaveUpload(ctx, s, true)
 	}

@@ -57,9 +57,9 @@ var engines = []engine{
 	}},
 }
 
-// onEachEngine runs a test with a registry of its own for each engine.
-func onEachEngine(t *testing.T, run func(t *testing.T, p *process)) {
+// onEachEngine runs a test with a registry of its own, with further flags, for each engine.
+func onEachEngine(t *testing.T, run func(t *testing.T, p *process), flags ...string) {
 	for _, e := range engines {
-		t.Run(e.name, func(t *testing.T) { run(t, newProcess(t, e)) })
+		t.Run(e.name, func(t *testing.T) { run(t, newProcess(t, e, flags...)) })
 	}
 }

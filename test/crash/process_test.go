@@ -31,7 +31,8 @@ type process struct {
 	url atomic.Pointer[string]
 }
 
-func newProcess(t *testing.T, e engine) *process {
+// newProcess starts a registry on an engine, with further flags.
+func newProcess(t *testing.T, e engine, flags ...string) *process {
 	g := NewWithT(t)
 	dir := t.TempDir()
 	p := &process{
@@ -39,6 +40,7 @@ func newProcess(t *testing.T, e engine) *process {
 		// Each client keeps its connection: as many as there are clients.
 		client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
 	}
+	p.flags = append(p.flags, flags...)
 	g.Expect(p.binary).To(BeAnExistingFile(), "TIDELOCK_BIN must name the folder of the binary that make build makes; make test sets it")
 	g.Expect(os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600)).To(Succeed())
 	t.Cleanup(func() {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +17,9 @@ import (
 type Directory struct {
 	path string
 	lock *os.File
+	// checking guards the reserve; full is set while the disk is full.
+	checking sync.Mutex
+	full     atomic.Bool
 }
 
 // Lock makes a data directory if there is none and takes it for this process. It refuses a directory that another

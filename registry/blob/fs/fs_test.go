@@ -251,7 +251,7 @@ var _ = Describe("durability", func() {
 		}
 		u, err := store.Append(context.Background(), store.Begin(blob.NewUploadID(), digest.SHA256), strings.NewReader(strings.Repeat("x", 2*room)), nil)
 		Expect(err).To(MatchError(blob.ErrFull))
-		Expect(files(dir.Path())).To(ConsistOf("lock"))
+		Expect(files(dir.Path())).To(ConsistOf("lock", "reserve"))
 		_, err = store.Append(context.Background(), u, strings.NewReader("x"), nil)
 		Expect(err).To(MatchError(blob.ErrUnknown))
 	},
@@ -263,7 +263,7 @@ var _ = Describe("durability", func() {
 		store.disk.sync = func(*os.File) error { return unix.ENOSPC }
 		_, err := commit("tide")
 		Expect(err).To(MatchError(blob.ErrFull))
-		Expect(files(dir.Path())).To(ConsistOf("lock"))
+		Expect(files(dir.Path())).To(ConsistOf("lock", "reserve"))
 	})
 })
 

@@ -1,6 +1,7 @@
 // Package fs is the embedded blob store: files below one data directory.
 //
 //	DIR/lock                                      held while a process uses the directory; its process id
+//	DIR/reserve                                   space that is given up when the disk is full
 //	DIR/uploads/<upload id>                       an open upload
 //	DIR/blobs/<algorithm>/<2 digits>/<hex>.<id>   a blob: the key is "<algorithm>:<hex>.<id>", the upload's id is <id>,
 //	                                              the directory the first two digits of <hex>
@@ -15,14 +16,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/tidelock/tidelock/registry/blob"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -35,7 +33,9 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // Store is a blob.Store on files.
 type Store struct {
-	root  string
+	root string
+	// dir knows whether the disk is full: then no bytes are taken.
+	dir   *Directory
 	disk  disk
 	mu    sync.Mutex
 	files map[string]*upload // the uploads that this process writes, by id
@@ -50,6 +50,8 @@ type disk struct {
 	sync  func(*os.File) error
 }
 
+var osDisk = disk{write: (*os.File).WriteAt, sync: (*os.File).Sync}
+
 // upload is the file of an upload. It stays open until the end, so that no write error can get lost between two requests.
 type upload struct {
 	file *os.File
@@ -61,11 +63,15 @@ type upload struct {
 
 // Open opens the store in a data directory, which stays locked as long as the store is used.
 func Open(dir *Directory) (*Store, error) {
-	return open(dir, disk{write: (*os.File).WriteAt, sync: (*os.File).Sync})
+	return open(dir, osDisk)
+}
+
+func newStore(dir *Directory, disk disk) *Store {
+	return &Store{root: dir.Path(), dir: dir, disk: disk, files: map[string]*upload{}}
 }
 
 func open(dir *Directory, disk disk) (*Store, error) {
-	s := &Store{root: dir.Path(), disk: disk, files: map[string]*upload{}}
+	s := newStore(dir, disk)
 	for _, path := range []string{s.uploadPath(""), filepath.Join(s.root, "blobs", "sha256"), filepath.Join(s.root, "blobs", "sha512")} {
 		if err := makeDirectories(path, disk.sync); err != nil {
 			return nil, fmt.Errorf("blob store: %w", err)
@@ -145,7 +151,7 @@ func (s *Store) load(u domain.Upload) (*upload, error) {
 		return nil, blob.ErrUnknown
 	}
 	if err != nil {
-		return nil, fullError(fmt.Errorf("opening an upload: %w", err))
+		return nil, s.full(fmt.Errorf("opening an upload: %w", err))
 	}
 	loaded := &upload{file: file, hash: algorithm.Hash(), size: u.Size, algorithm: algorithm}
 	n, err := io.Copy(loaded.hash, io.NewSectionReader(file, 0, u.Size))
@@ -178,11 +184,14 @@ func (s *Store) forget(id string) error {
 
 // Append implements blob.Store. It never calls save: until the commit, nothing is safe.
 func (s *Store) Append(ctx context.Context, u domain.Upload, r io.Reader, _ func(domain.Upload) error) (domain.Upload, error) {
+	if err := s.dir.Room(); err != nil {
+		return u, errors.Join(err, s.Cancel(ctx, u))
+	}
 	f, err := s.load(u)
 	if err != nil {
 		return u, err
 	}
-	err = f.write(ctx, r, s.disk.write)
+	err = s.full(f.write(ctx, r, s.disk.write, s.dir.Room))
 	u.Size = f.size
 	if errors.Is(err, blob.ErrFull) {
 		err = errors.Join(err, s.Cancel(ctx, u)) // the room is for others
@@ -190,7 +199,7 @@ func (s *Store) Append(ctx context.Context, u domain.Upload, r io.Reader, _ func
 	return u, err
 }
 
-func (u *upload) write(ctx context.Context, r io.Reader, write func(*os.File, []byte, int64) (int, error)) error {
+func (u *upload) write(ctx context.Context, r io.Reader, write func(*os.File, []byte, int64) (int, error), room func() error) error {
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
 	for {
@@ -198,9 +207,12 @@ func (u *upload) write(ctx context.Context, r io.Reader, write func(*os.File, []
 			return err
 		}
 		n, readErr := fill(r, buffer[:])
+		if err := room(); err != nil {
+			return err
+		}
 		// What a write that failed half way put behind size is overwritten, or cut off by the commit.
 		if _, err := write(u.file, buffer[:n], u.size); err != nil {
-			return fullError(fmt.Errorf("writing an upload: %w", err))
+			return fmt.Errorf("writing an upload: %w", err)
 		}
 		u.hash.Write(buffer[:n])
 		u.size += int64(n)
@@ -211,14 +223,6 @@ func (u *upload) write(ctx context.Context, r io.Reader, write func(*os.File, []
 			return readErr
 		}
 	}
-}
-
-// fullError makes an error that says that the disk, or what the user may have of it, is full a blob.ErrFull.
-func fullError(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("%w: %w", blob.ErrFull, err)
-	}
-	return err
 }
 
 // fill reads until the buffer is full or the reader fails. Unlike io.ReadFull it keeps io.EOF apart from the
@@ -254,7 +258,7 @@ func (s *Store) Commit(_ context.Context, u domain.Upload, d digest.Digest) (dom
 	// After the fsync an error of close says nothing about the bytes.
 	closeErr := s.forget(u.ID)
 	if err != nil {
-		err = fullError(fmt.Errorf("storing a blob: %w", err))
+		err = s.full(fmt.Errorf("storing a blob: %w", err))
 		return domain.Blob{}, errors.Join(err, closeErr, remove(s.uploadPath(u.ID)), remove(s.blobPath(d, u.ID)))
 	}
 	return stored, nil
@@ -368,35 +372,6 @@ func (s *Store) Remove(_ context.Context, key string) error {
 		return err
 	}
 	return remove(path)
-}
-
-// Keys implements blob.Store.
-func (s *Store) Keys(ctx context.Context, fn func(key string, modified time.Time) error) error {
-	blobs := filepath.Join(s.root, "blobs")
-	return filepath.WalkDir(blobs, func(path string, entry iofs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("listing blobs: %w", err)
-		}
-		if entry.IsDir() {
-			return nil
-		}
-		info, err := entry.Info()
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("listing blobs: %w", err)
-		}
-		shard := filepath.Dir(path)
-		key := filepath.Base(filepath.Dir(shard)) + ":" + entry.Name()
-		if own, err := s.path(key); err != nil || own != path {
-			return nil //nolint:nilerr // not a blob, so not ours
-		}
-		return fn(key, info.ModTime())
-	})
 }
 
 func remove(path string) error {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -29,7 +30,8 @@ var migrations embed.FS
 type Store struct {
 	readers *sql.DB
 	// idle holds the readers' sessions that nobody uses.
-	idle   chan *session
+	idle chan *session
+	// writer is nil if the file is open for reading only.
 	writer *writer
 }
 
@@ -49,9 +51,23 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 		_ = write.Close()
 		return nil, fmt.Errorf("%s: bringing the schema up to date: %w", path, err)
 	}
-	readers, err := open(path, "_pragma=query_only(1)", "_pragma=cache_size(-16384)")
+	s, err := openReaders(ctx, path)
 	if err != nil {
 		_ = write.Close()
+		return nil, err
+	}
+	if s.writer, err = newWriter(ctx, write, logger); err != nil {
+		_ = s.readers.Close()
+		_ = write.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// openReaders opens a file for reading only.
+func openReaders(ctx context.Context, path string) (*Store, error) {
+	readers, err := open(path, "_pragma=query_only(1)", "_pragma=cache_size(-16384)")
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{readers: readers, idle: make(chan *session, 4+2*runtime.NumCPU())}
@@ -59,17 +75,37 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 		reader, err := newSession(ctx, readers)
 		if err != nil {
 			_ = readers.Close()
-			_ = write.Close()
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		s.idle <- reader
 	}
-	if s.writer, err = newWriter(ctx, write, logger); err != nil {
-		_ = readers.Close()
-		_ = write.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+	return s, nil
+}
+
+// Inspect opens the database file for reading only: its schema must be up to date, and nothing in it changes. The caller
+// must hold the lock that Open needs.
+func Inspect(ctx context.Context, path string) (*Store, error) {
+	s, err := openReaders(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := current(ctx, s.readers); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.Close())
 	}
 	return s, nil
+}
+
+// current reports an error unless the schema is this version's.
+func current(ctx context.Context, db *sql.DB) error {
+	provider, err := migrationsOf(db, migrations)
+	if err != nil {
+		return err
+	}
+	is, want, err := provider.GetVersions(ctx)
+	if err == nil && is != want {
+		err = fmt.Errorf("the schema is of version %d, this program's of %d; start the registry once to bring it up to date", is, want)
+	}
+	return err
 }
 
 func open(path string, options ...string) (*sql.DB, error) {
@@ -86,16 +122,20 @@ func open(path string, options ...string) (*sql.DB, error) {
 }
 
 func migrate(ctx context.Context, db *sql.DB, all fs.FS) error {
-	files, err := fs.Sub(all, "migrations")
-	if err != nil {
-		return err
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files, goose.WithLogger(goose.NopLogger()))
+	provider, err := migrationsOf(db, all)
 	if err != nil {
 		return err
 	}
 	_, err = provider.Up(ctx)
 	return err
+}
+
+func migrationsOf(db *sql.DB, all fs.FS) (*goose.Provider, error) {
+	files, err := fs.Sub(all, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectSQLite3, db, files, goose.WithLogger(goose.NopLogger()))
 }
 
 // Read runs fn on a snapshot.
@@ -122,6 +162,17 @@ func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
 
 // Write runs fn in the next group.
 func (s *Store) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+	return s.write(ctx, scope, fn)
+}
+
+// OnFull sets what makes room when a transaction fails because the disk is full; it is then tried once more. It must be
+// called before the first write.
+func (s *Store) OnFull(makeRoom func()) { s.writer.full = makeRoom }
+
+func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+	if s.writer == nil {
+		return domain.Unavailable(errReadOnly)
+	}
 	return s.writer.do(ctx, scope, fn)
 }
 
@@ -136,7 +187,7 @@ func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
 
 // SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
-	err = s.writer.do(ctx, meta.Scope{Background: true}, func(tx *meta.Tx) (err error) {
+	err = s.write(ctx, meta.Scope{Background: true}, func(tx *meta.Tx) (err error) {
 		done, err = tx.IndexByID(limit)
 		return err
 	})
@@ -153,9 +204,9 @@ func (s *Store) Close() error {
 		reader.close()
 	}
 	close(s.idle)
-	err := s.writer.close()
-	if e := s.readers.Close(); err == nil {
-		err = e
+	var err error
+	if s.writer != nil {
+		err = s.writer.close()
 	}
-	return err
+	return errors.Join(err, s.readers.Close())
 }

@@ -20,7 +20,10 @@ import (
 // groupLimit bounds the requests of one transaction, and so how long the first of them waits for the others.
 const groupLimit = 64
 
-var errClosed = errors.New("the database is closed")
+var (
+	errClosed   = errors.New("the database is closed")
+	errReadOnly = errors.New("the database is open for reading only")
+)
 
 // writer owns the one connection that writes. Its goroutine takes the waiting requests as a group, runs each in a
 // savepoint, commits, and only then answers them.
@@ -28,6 +31,8 @@ type writer struct {
 	*session
 	db     *sql.DB
 	logger *slog.Logger
+	// full makes room when the disk is full, nil if nobody can.
+	full func()
 	// requests and background are those that wait. Background work is never in a group with others.
 	requests   chan *request
 	background chan *request
@@ -170,6 +175,11 @@ func (w *writer) answer(group []*request) {
 // is answered 503, the others are run once more, each alone, so that none suffers for another twice.
 func (w *writer) commit(group []*request) {
 	culprit, err := w.transaction(group)
+	if w.full != nil && isFull(err) {
+		w.logger.Warn("the disk is full; trying again with the space in reserve", "requests", len(group))
+		w.full()
+		culprit, err = w.transaction(group)
+	}
 	if err == nil {
 		return
 	}
@@ -183,6 +193,11 @@ func (w *writer) commit(group []*request) {
 			r.err = domain.Unavailable(err)
 		}
 	}
+}
+
+func isFull(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // transaction runs the group and commits. After an error nothing stands; the culprit is the request that was running,

@@ -1,0 +1,45 @@
+-- +goose Up
+-- When a repository last took a blob: by an upload, a mount, or a HEAD that found it. It is written only where it is out
+-- of date by a 24th of the grace of garbage collection.
+ALTER TABLE repository_blobs ADD COLUMN used_at BIGINT NOT NULL DEFAULT 0;
+UPDATE repository_blobs SET used_at = created_at;
+-- When any repository last took it, by an upload or a mount.
+ALTER TABLE blobs ADD COLUMN used_at BIGINT NOT NULL DEFAULT 0;
+UPDATE blobs SET used_at = created_at;
+
+-- When a manifest was last pushed again, or found by a HEAD. Not a column of manifests, whose rows are large.
+CREATE TABLE manifest_uses (
+    manifest_id BIGINT PRIMARY KEY REFERENCES manifests (id) ON DELETE CASCADE,
+    used_at     BIGINT NOT NULL
+);
+
+-- Whether a manifest can come back by restoring a tag.
+CREATE INDEX past_tags_digest ON past_tags (repository_id, digest, until_time);
+
+-- Keys of the blob store that no blob has any more, and when their bytes may go.
+CREATE TABLE removals (
+    storage_key TEXT COLLATE "C" PRIMARY KEY,
+    digest      TEXT COLLATE "C" NOT NULL,
+    size        BIGINT NOT NULL,
+    due_at      BIGINT NOT NULL
+);
+CREATE INDEX removals_due ON removals (due_at);
+
+-- One row: what garbage collection removed since its last entry in the audit log, and when it last went through all keys
+-- of the blob store.
+CREATE TABLE collection (
+    id            BIGINT PRIMARY KEY CHECK (id = 1),
+    manifests     BIGINT NOT NULL DEFAULT 0,
+    links         BIGINT NOT NULL DEFAULT 0,
+    blobs         BIGINT NOT NULL DEFAULT 0,
+    blob_bytes    BIGINT NOT NULL DEFAULT 0,
+    orphans       BIGINT NOT NULL DEFAULT 0,
+    orphan_bytes  BIGINT NOT NULL DEFAULT 0,
+    removed       BIGINT NOT NULL DEFAULT 0,
+    removed_bytes BIGINT NOT NULL DEFAULT 0,
+    scanned_at    BIGINT NOT NULL DEFAULT 0
+);
+INSERT INTO collection (id) VALUES (1);
+
+-- +goose Down
+SELECT 'what was collected does not come back';
