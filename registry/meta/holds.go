@@ -18,13 +18,11 @@ type Hold struct {
 }
 
 // Holds lists the holds of tags, which must be sorted by id or name; the answer is in no particular order.
-func (r *Reader) Holds(tags []domain.Tag) (list []Hold, err error) {
-	err = chunks(len(tags), func(from, size int) error {
-		args := make([]any, size)
-		for i, t := range tags[from : from+size] {
-			args[i] = t.ID
-		}
-		return r.each(`SELECT tag_id, policy_id FROM holds WHERE tag_id IN (`+placeholders(1, size)+`)`, args, func(row scanner) error {
+func (r *Reader) Holds(tags []domain.Tag) ([]Hold, error) { return r.holds(tags, setSizes) }
+
+func (r *Reader) holds(tags []domain.Tag, sizes []int) (list []Hold, err error) {
+	err = eachTagID(tags, sizes, func(parameters string, ids []any) error {
+		return r.each(`SELECT tag_id, policy_id FROM holds WHERE tag_id IN (`+parameters+`)`, ids, func(row scanner) error {
 			var h Hold
 			err := row.Scan(&h.TagID, &h.PolicyID)
 			list = append(list, h)
@@ -34,22 +32,28 @@ func (r *Reader) Holds(tags []domain.Tag) (list []Hold, err error) {
 	return list, err
 }
 
+func eachTagID(tags []domain.Tag, sizes []int, fn func(parameters string, ids []any) error) error {
+	return chunksOf(sizes, len(tags), func(from, size int) error {
+		ids := make([]any, size)
+		for i, t := range tags[from : from+size] {
+			ids[i] = t.ID
+		}
+		return fn(placeholders(1, size), ids)
+	})
+}
+
 // Holds is Reader.Holds for a change of the holds or of what depends on them.
-func (tx *Tx) Holds(tags []domain.Tag) (list []Hold, err error) {
+func (tx *Tx) Holds(tags []domain.Tag) ([]Hold, error) {
 	if tx.several {
-		err := chunks(len(tags), func(from, size int) error {
-			args := make([]any, size)
-			for i, t := range tags[from : from+size] {
-				args[i] = t.ID
-			}
-			_, err := tx.ids(`SELECT id FROM tags WHERE id IN (`+placeholders(1, size)+`) ORDER BY repository_id, name FOR UPDATE`, args...)
+		err := eachTagID(tags, tx.setSizes(), func(parameters string, ids []any) error {
+			_, err := tx.ids(`SELECT id FROM tags WHERE id IN (`+parameters+`) ORDER BY repository_id, name FOR UPDATE`, ids...)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
-	return tx.Reader.Holds(tags)
+	return tx.holds(tags, tx.setSizes())
 }
 
 // HeldSince is when the oldest hold of a tag was placed, zero if it has none.

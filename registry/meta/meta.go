@@ -168,13 +168,27 @@ func (tx *Tx) do(query string, args ...any) error {
 }
 
 // Statements over sets come in a few fixed sizes, so that they stay prepared; a set is cut into these. They are small
-// because SQLite looks up each numbered parameter in a list of all.
-var setSizes = []int{16, 4, 1}
+// because SQLite looks up each numbered parameter in a list of all. Where each statement is a journey over the network,
+// writes have larger ones too.
+var (
+	setSizes        = []int{16, 4, 1}
+	distantSetSizes = []int{256, 64, 16, 4, 1}
+)
+
+// setSizes are those of the writes.
+func (tx *Tx) setSizes() []int {
+	if tx.several {
+		return distantSetSizes
+	}
+	return setSizes
+}
 
 // chunks calls fn with consecutive parts of n items, each of one of setSizes.
-func chunks(n int, fn func(from, size int) error) error {
+func chunks(n int, fn func(from, size int) error) error { return chunksOf(setSizes, n, fn) }
+
+func chunksOf(sizes []int, n int, fn func(from, size int) error) error {
 	for from := 0; from < n; {
-		for _, size := range setSizes {
+		for _, size := range sizes {
 			if size <= n-from {
 				if err := fn(from, size); err != nil {
 					return err
@@ -202,7 +216,7 @@ func placeholders(first, count int) string {
 
 // insertRows runs "insert VALUES (…),(…)… suffix" over rows of equal width.
 func (tx *Tx) insertRows(insert, suffix string, rows [][]any) error {
-	return chunks(len(rows), func(from, size int) error {
+	return chunksOf(tx.setSizes(), len(rows), func(from, size int) error {
 		query, args := valuesStatement(insert, suffix, rows[from:from+size])
 		return tx.do(query, args...)
 	})
