@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"testing/fstest"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -23,3 +24,6 @@ func MigrateToVersion1(ctx context.Context, dsn string) error {
 	defer func() { _ = db.Close() }()
 	return migrate(ctx, db, fstest.MapFS{first: {Data: content}})
 }
+
+// AbandonAfter sets how long a transaction may stand still.
+func (s *Store) AbandonAfter(d time.Duration) { s.abandonedAfter = d }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tidelock/tidelock/registry/meta"
@@ -40,11 +41,11 @@ const (
 )
 
 // takeLocks takes locks in their order, by one statement: what a statement reads beside taking a lock may be older than
-// the lock.
-func takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock) error {
+// the lock. From then on the server ends the transaction if nothing comes any more.
+func (s *Store) takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock) error {
 	timeout := sharedTimeout
 	var b strings.Builder
-	args := []any{nil}
+	args := []any{nil, strconv.FormatInt(s.abandonedAfter.Milliseconds(), 10)}
 	for _, l := range locks {
 		args = append(args, int32(l.class), l.id)
 		function := "pg_advisory_xact_lock_shared"
@@ -54,7 +55,7 @@ func takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock) error {
 		fmt.Fprintf(&b, ", %s($%d::int, $%d::bigint::int)", function, len(args)-1, len(args))
 	}
 	args[0] = timeout
-	if _, err := tx.ExecContext(ctx, `SELECT set_config('lock_timeout', $1, TRUE)`+b.String(), args...); err != nil {
+	if _, err := tx.ExecContext(ctx, `SELECT set_config('lock_timeout', $1, TRUE), set_config('idle_in_transaction_session_timeout', $2, TRUE)`+b.String(), args...); err != nil {
 		return fmt.Errorf("locking: %w", err)
 	}
 	return nil
@@ -91,6 +92,9 @@ func lookUp(ctx context.Context, db rowQuerier, scope meta.Scope) (found ids, er
 // locks are what a scope needs. Where a name means nothing yet, fn may create it, and whoever waits meanwhile must see
 // what fn made: for a repository, the whole organization is locked, and for an organization, the creation of any.
 func (found ids) locks(scope meta.Scope) (list []advisoryLock) {
+	if scope.Organization == "" {
+		return nil
+	}
 	exclusive := scope.OrganizationExclusive || scope.Repository != "" && found.repository == 0
 	if found.organization == 0 || scope.OtherOrganization != "" && found.other == 0 {
 		list = append(list, advisoryLock{class: classNames, exclusive: true})

@@ -32,8 +32,12 @@ const (
 	connectTimeout = 5 * time.Second
 	// connectionLifetime lets a replica find its way to another server of the same name.
 	connectionLifetime = 30 * time.Minute
+	connectionIdle     = 5 * time.Minute
 	// patience bounds how long a request waits for a connection and for locks, before it is answered 503.
 	patience = 10 * time.Second
+	// abandonedAfter is how long the server keeps the locks of a replica that has stopped in the middle of a transaction,
+	// or cannot be reached any more.
+	abandonedAfter = 30 * time.Second
 	// transactionLimit bounds a transaction, against a server that does not answer any more.
 	transactionLimit = 5 * time.Minute
 )
@@ -45,6 +49,8 @@ type Store struct {
 	reads, writes *sql.DB
 	logger        *slog.Logger
 	closed        atomic.Bool
+
+	abandonedAfter time.Duration
 }
 
 var _ meta.Store = (*Store)(nil)
@@ -59,7 +65,7 @@ func Open(ctx context.Context, dsn string, logger *slog.Logger) (*Store, error) 
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
-	s := &Store{reads: connect(config, readConnections), writes: connect(config, writeConnections), logger: logger}
+	s := &Store{reads: connect(config, readConnections), writes: connect(config, writeConnections), logger: logger, abandonedAfter: abandonedAfter}
 	if err := s.prepare(ctx); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("database %s on %s: %w", config.Database, config.Host, err)
@@ -72,6 +78,7 @@ func connect(config *pgx.ConnConfig, connections int) *sql.DB {
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxLifetime(connectionLifetime)
+	db.SetConnMaxIdleTime(connectionIdle)
 	return db
 }
 
@@ -144,7 +151,7 @@ func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
 	err = s.retry(ctx, func() error {
 		return s.transaction(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			if err := takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}); err != nil {
+			if err := s.takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}); err != nil {
 				return err
 			}
 			done, err = meta.NewConcurrentTx(ctx, querier{tx}).Index(limit)

@@ -346,6 +346,25 @@ var _ = Describe("The scope of a write", func() {
 		Eventually(done).WithTimeout(patience).Should(Receive(BeNil()))
 	})
 
+	It("is given back by a replica that stops in the middle, whose write then fails", func() {
+		store.AbandonAfter(200 * time.Millisecond)
+		stopped, other := make(chan struct{}), make(chan error, 1)
+		err := store.Write(ctx, policy, func(tx *meta.Tx) error {
+			go func() {
+				defer close(stopped)
+				other <- store.Write(ctx, policy, insert("other"))
+			}()
+			<-stopped
+			return insert("late")(tx)
+		})
+		Expect(domain.CodeOf(err)).To(Equal(domain.CodeUnavailable))
+		Expect(other).To(Receive(BeNil()))
+		Expect(store.Read(ctx, func(r *meta.Reader) error {
+			_, err := r.Organization("late")
+			return err
+		})).To(MatchError(meta.ErrNotFound))
+	})
+
 	It("runs a write again that met another at a unique index, at most a few times", func() {
 		runs := 0
 		err := store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error { runs++; return insert("team-a")(tx) })

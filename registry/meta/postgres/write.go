@@ -62,10 +62,10 @@ func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) e
 				return err
 			}
 		}
+		if err := s.takeLocks(ctx, tx, found.locks(scope)); err != nil {
+			return err
+		}
 		if scope.Organization != "" {
-			if err := takeLocks(ctx, tx, found.locks(scope)); err != nil {
-				return err
-			}
 			now, err := lookUp(ctx, tx, scope)
 			if err != nil {
 				return err
