@@ -35,7 +35,7 @@ func AgainOnPostgreSQL(t *testing.T, test string) {
 	if os.Getenv(onPostgreSQL) != "" {
 		t.Fatal("it runs on PostgreSQL already")
 	}
-	again := exec.Command(os.Args[0], append(os.Args[1:], "-test.run=^"+test+"$", "-test.testlogfile=")...) //nolint:gosec // this program
+	again := exec.CommandContext(t.Context(), os.Args[0], append(os.Args[1:], "-test.run=^"+test+"$", "-test.testlogfile=")...) //nolint:gosec // this program
 	again.Env = append(os.Environ(), onPostgreSQL+"=1")
 	if out, err := again.CombinedOutput(); err != nil {
 		t.Errorf("on PostgreSQL: %v\n%s", err, out)

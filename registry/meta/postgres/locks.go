@@ -45,6 +45,7 @@ const (
 func (s *Store) takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock) error {
 	timeout := sharedTimeout
 	var b strings.Builder
+	b.WriteString(`SELECT set_config('lock_timeout', $1, TRUE), set_config('idle_in_transaction_session_timeout', $2, TRUE)`)
 	args := []any{nil, strconv.FormatInt(s.abandonedAfter.Milliseconds(), 10)}
 	for _, l := range locks {
 		args = append(args, int32(l.class), l.id)
@@ -55,7 +56,7 @@ func (s *Store) takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock)
 		fmt.Fprintf(&b, ", %s($%d::int, $%d::bigint::int)", function, len(args)-1, len(args))
 	}
 	args[0] = timeout
-	if _, err := tx.ExecContext(ctx, `SELECT set_config('lock_timeout', $1, TRUE), set_config('idle_in_transaction_session_timeout', $2, TRUE)`+b.String(), args...); err != nil {
+	if _, err := tx.ExecContext(ctx, b.String(), args...); err != nil {
 		return fmt.Errorf("locking: %w", err)
 	}
 	return nil

@@ -40,7 +40,7 @@ type Server struct {
 }
 
 // Shared is the server of this process, started with the first call.
-var Shared = sync.OnceValues(func() (*Server, error) { return New() })
+var Shared = sync.OnceValues(New)
 
 // Database makes an empty database on the shared server and returns its DSN. The same key gets the same database again.
 func Database(key string) (dsn string, err error) {
@@ -126,7 +126,7 @@ func (s *Server) initialize() error {
 func (s *Server) data() string { return filepath.Join(s.directory, "data") }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
-	command := exec.Command(name, args...) //nolint:gosec // names of this package
+	command := exec.CommandContext(context.Background(), name, args...) //nolint:gosec // names of this package
 	command.Dir = s.directory
 	// In a group of its own, so that a Ctrl-C at the test does not reach it: the test's end does.
 	command.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner, Setpgid: true}
@@ -232,6 +232,6 @@ func (s *Server) Exec(database, statement string) error {
 	if err != nil {
 		return err
 	}
-	_, err = db.Exec(statement)
+	_, err = db.ExecContext(context.Background(), statement)
 	return errors.Join(err, db.Close())
 }
