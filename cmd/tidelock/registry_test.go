@@ -119,7 +119,7 @@ var _ = Describe("tidelock registry", func() {
 		Expect(strings.TrimSpace(out.String())).To(HavePrefix("tidelock: " + message))
 	},
 		Entry("plain HTTP for everybody", "--listen 0.0.0.0:5000 would send passwords over the network in clear", "--listen", "0.0.0.0:5000"),
-		Entry("an unknown flag", "unknown flag: --database", "--database", "postgres://"),
+		Entry("an unknown flag", "unknown flag: --shards", "--shards", "2"),
 		Entry("an argument", `unknown command "now" for "tidelock registry"`, "now"),
 		Entry("a file that is not there", "secret file: stat /none/such", "--admin-password-file", "/none/such"),
 	)
