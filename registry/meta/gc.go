@@ -75,19 +75,19 @@ func (tx *Tx) NoteManifest(repositoryID int64, d digest.Digest, now, stale time.
 
 // StaleLink reports whether a repository has a link to a blob whose last note is out of date.
 func (r *Reader) StaleLink(repositoryID int64, d digest.Digest, stale time.Time) (bool, error) {
-	return r.holds(`SELECT EXISTS (SELECT 1 FROM repository_blobs WHERE repository_id = $1 AND digest = $2 AND used_at < $3)`,
+	return r.truth(`SELECT EXISTS (SELECT 1 FROM repository_blobs WHERE repository_id = $1 AND digest = $2 AND used_at < $3)`,
 		repositoryID, string(d), toMicros(stale))
 }
 
 // StaleManifest reports whether a repository has a manifest whose last note is out of date.
 func (r *Reader) StaleManifest(repositoryID int64, d digest.Digest, stale time.Time) (bool, error) {
-	return r.holds(`SELECT EXISTS (SELECT 1 FROM manifests m WHERE m.repository_id = $1 AND m.digest = $2 AND m.created_at < $3
+	return r.truth(`SELECT EXISTS (SELECT 1 FROM manifests m WHERE m.repository_id = $1 AND m.digest = $2 AND m.created_at < $3
 		AND NOT EXISTS (SELECT 1 FROM manifest_uses u WHERE u.manifest_id = m.id AND u.used_at >= $3))`,
 		repositoryID, string(d), toMicros(stale))
 }
 
-// holds returns the only value of a query, a truth.
-func (r *Reader) holds(query string, args ...any) (is bool, err error) {
+// truth returns the only value of a query, a truth.
+func (r *Reader) truth(query string, args ...any) (is bool, err error) {
 	err = r.one(query, args, func(row scanner) error { return row.Scan(&is) })
 	return is, err
 }
@@ -175,7 +175,7 @@ func (r *Reader) ScanManifests(repositoryID int64, after digest.Digest, before t
 // IsRoot reports whether a manifest is to be kept by itself: a live tag points to it, or one did since restorable, or it
 // was stored or of use since a time.
 func (r *Reader) IsRoot(repositoryID int64, m domain.Manifest, restorable, since time.Time) (bool, error) {
-	return r.holds(`SELECT EXISTS (SELECT 1 FROM tags WHERE manifest_id = $1) OR EXISTS (SELECT 1 FROM past_tags WHERE repository_id = $2 AND digest = $3 AND until_time >= $4)
+	return r.truth(`SELECT EXISTS (SELECT 1 FROM tags WHERE manifest_id = $1) OR EXISTS (SELECT 1 FROM past_tags WHERE repository_id = $2 AND digest = $3 AND until_time >= $4)
 		OR EXISTS (SELECT 1 FROM manifests WHERE id = $1 AND created_at >= $5) OR EXISTS (SELECT 1 FROM manifest_uses WHERE manifest_id = $1 AND used_at >= $5)`,
 		m.ID, repositoryID, string(m.Digest), toMicros(restorable), toMicros(since))
 }
@@ -215,7 +215,7 @@ func (tx *Tx) FinishRemoval(key string) (bool, error) {
 
 // KnownKey reports whether a blob has a key of the blob store, or its bytes wait to be deleted.
 func (r *Reader) KnownKey(d digest.Digest, key string) (bool, error) {
-	return r.holds(`SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = $1 AND storage_key = $2) OR EXISTS (SELECT 1 FROM removals WHERE storage_key = $2)`, string(d), key)
+	return r.truth(`SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = $1 AND storage_key = $2) OR EXISTS (SELECT 1 FROM removals WHERE storage_key = $2)`, string(d), key)
 }
 
 // AddCollected counts what the transaction removed.
