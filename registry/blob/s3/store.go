@@ -14,6 +14,8 @@ package s3
 import (
 	"bytes"
 	"context"
+	"crypto/md5" //nolint:gosec // see etagOf
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -157,17 +159,16 @@ func (s *Store) Commit(ctx context.Context, u domain.Upload, d digest.Digest) (d
 			return domain.Blob{}, err
 		}
 	}
-	err = s.complete(ctx, st)
-	// An earlier Commit may have done it and never have heard of it, or another have completed other parts.
-	again := errors.Is(err, blob.ErrUnknown)
-	if err != nil && !again {
+	sure, err := s.complete(ctx, st)
+	if err != nil {
 		return domain.Blob{}, err
 	}
-	if again || !hashed {
-		if err := s.verify(ctx, stored); err != nil {
-			if again && errors.Is(err, blob.ErrMismatch) && hashed {
-				err = blob.ErrUnknown
-			}
+	if !sure || !hashed {
+		err := s.verify(ctx, stored)
+		if hashed && errors.Is(err, blob.ErrMismatch) {
+			err = blob.ErrUnknown // the bytes that had the digest are not to be had any more
+		}
+		if err != nil {
 			return domain.Blob{}, err
 		}
 	}
@@ -211,33 +212,53 @@ func (s *Store) putObject(ctx context.Context, name string, content []byte) erro
 	return nil
 }
 
-// complete makes the parts an object, the tail being the last one; ErrUnknown if there is no multipart upload (any more).
-func (s *Store) complete(ctx context.Context, st state) error {
+// complete makes the parts an object, the tail being the last one. It is not sure that the object has these parts if it
+// was complete before: by an earlier Commit whose answer was lost, or by a writer that was taken over. S3 then answers
+// that there is no such upload, or as if it had done it now: so it is the object that is asked.
+func (s *Store) complete(ctx context.Context, st state) (sure bool, err error) {
 	parts := make([]minio.CompletePart, 0, len(st.Parts)+1)
 	for _, p := range st.Parts {
 		parts = append(parts, minio.CompletePart{PartNumber: p.Number, ETag: p.ETag})
 	}
 	if len(st.tail) > 0 {
 		if st.Next > maxParts {
-			return blob.ErrTooLarge
+			return false, blob.ErrTooLarge
 		}
 		sent, err := s.sendPart(ctx, st, bytes.NewReader(st.tail), len(st.tail))
+		if errors.Is(err, blob.ErrUnknown) {
+			return false, nil
+		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		parts = append(parts, minio.CompletePart{PartNumber: st.Next, ETag: sent.ETag})
 	}
 	// Some servers copy all parts now.
 	ctx, cancel := s.within(ctx, len(parts)*minPart)
 	defer cancel()
-	_, err := s.client.CompleteMultipartUpload(ctx, s.bucket, s.dataName(st.Object), st.Multipart, parts, minio.PutObjectOptions{})
+	_, err = s.client.CompleteMultipartUpload(ctx, s.bucket, s.dataName(st.Object), st.Multipart, parts, minio.PutObjectOptions{})
 	if isCode(err, minio.NoSuchUpload) {
-		return blob.ErrUnknown
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("completing a multipart upload: %w", err)
+		return false, fmt.Errorf("completing a multipart upload: %w", err)
 	}
-	return nil
+	info, err := s.client.StatObject(ctx, s.bucket, s.dataName(st.Object), minio.StatObjectOptions{})
+	if err != nil {
+		return false, fmt.Errorf("looking for a blob: %w", err)
+	}
+	return info.ETag == etagOf(parts), nil
+}
+
+// etagOf is the ETag of an object of these parts: the MD5 of their MD5s, and their number. Where encryption makes ETags
+// something else, no object has it.
+func etagOf(parts []minio.CompletePart) string {
+	sum := md5.New() //nolint:gosec // S3's own choice; digests are what blobs are known by
+	for _, p := range parts {
+		bytesOf, _ := hex.DecodeString(p.ETag)
+		_, _ = sum.Write(bytesOf)
+	}
+	return fmt.Sprintf("%x-%d", sum.Sum(nil), len(parts))
 }
 
 // verify reads a blob and compares its digest.
