@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -20,8 +21,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/tidelock/tidelock/registry/blob/s3/s3test"
 	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
-
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 )
 
@@ -58,6 +59,64 @@ var _ = Describe("a registry", func() {
 
 		s = start(cfg)
 		response, body = s.call(http.DefaultClient, "GET", path, nil)
+		Expect(response.StatusCode).To(Equal(200))
+		Expect(body == string(content)).To(BeTrue())
+	})
+
+	It("goes on with an upload after a restart", func() {
+		cfg := settings()
+		s := start(cfg)
+		open := func() string {
+			response, _ := s.call(http.DefaultClient, "POST", "/v2/team-a/app/blobs/uploads/", nil)
+			Expect(response.StatusCode).To(Equal(202))
+			return response.Header.Get("Location")
+		}
+		kept, cancelled := open(), open()
+		for _, location := range []string{kept, cancelled} {
+			response, body := s.call(http.DefaultClient, "PATCH", location, strings.NewReader("tide"))
+			Expect(response.StatusCode).To(Equal(202), body)
+		}
+		response, _ := s.call(http.DefaultClient, "DELETE", cancelled, nil)
+		Expect(response.StatusCode).To(Equal(204))
+		s.end()
+		write(filepath.Join(cfg.DataDir, "uploads"), strings.Repeat("0", 32), "of no open upload")
+
+		s = start(cfg)
+		left, err := os.ReadDir(filepath.Join(cfg.DataDir, "uploads"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(left).To(HaveLen(1))
+		response, _ = s.call(http.DefaultClient, "GET", kept, nil)
+		Expect(response.Header.Get("Range")).To(Equal("0-3"))
+		response, body := s.call(http.DefaultClient, "PUT", kept+"?digest="+digestOf([]byte("tidelock")), strings.NewReader("lock"))
+		Expect(response.StatusCode).To(Equal(201), body)
+		_, body = s.call(http.DefaultClient, "GET", "/v2/team-a/app/blobs/"+digestOf([]byte("tidelock")), nil)
+		Expect(body).To(Equal("tidelock"))
+	})
+
+	It("keeps blobs in S3, and sends clients there if it is told to", func() {
+		server := s3test.New()
+		cfg := settings()
+		cfg.BlobStore = "s3://" + server.Bucket() + "/registry?endpoint=http://" + server.Address
+		GinkgoT().Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+		GinkgoT().Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+		content := bytes.Repeat([]byte("tidelock"), 1<<20)
+		path := "/v2/team-a/app/blobs/" + digestOf(content)
+		s := start(cfg)
+		response, body := s.call(http.DefaultClient, "POST", "/v2/team-a/app/blobs/uploads/?digest="+digestOf(content), bytes.NewReader(content))
+		Expect(response.StatusCode).To(Equal(201), body)
+		response, body = s.call(http.DefaultClient, "GET", path, nil)
+		Expect(response.StatusCode).To(Equal(200))
+		Expect(body == string(content)).To(BeTrue())
+		Expect(filepath.Join(cfg.DataDir, "blobs")).NotTo(BeADirectory())
+		s.end()
+
+		cfg.BlobRedirect = true
+		s = start(cfg)
+		client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		response, _ = s.call(client, "GET", path, nil)
+		Expect(response.StatusCode).To(Equal(307))
+		Expect(response.Header.Get("Location")).To(HavePrefix("http://" + server.Address))
+		response, body = s.call(http.DefaultClient, "GET", path, nil) // follows it
 		Expect(response.StatusCode).To(Equal(200))
 		Expect(body == string(content)).To(BeTrue())
 	})

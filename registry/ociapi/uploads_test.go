@@ -8,12 +8,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tidelock/tidelock/registry/blob"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
@@ -334,6 +336,27 @@ var _ = Describe("uploads", func() {
 			Entry("cancelled", context.Canceled, 503, 1),
 		)
 
+		It("make room when the disk is full, and the answer says why", func() {
+			h = newHarness(func(o *Options) { o.Blobs = fullStore{o.Blobs} })
+			full := exchange{method: "PATCH", path: h.begin(repo), body: layer, status: 503, want: map[string]string{"Retry-After": "1"},
+				answer: refusal("UNAVAILABLE", "the registry's disk is full and nothing was stored; free space or enlarge the volume, then try again")}
+			h.check(full)
+			h.check(exchange{method: "GET", path: full.path, status: 404, answer: refusal("BLOB_UPLOAD_UNKNOWN", goneUpload)})
+			full.method, full.path = "POST", repo+"/blobs/uploads/?digest="+sha(layer)
+			h.check(full)
+			blobs, uploads := h.files()
+			Expect([]int{blobs, uploads}).To(Equal([]int{0, 0}))
+			Expect(h.log.String()).To(ContainSubstring("no space left on device"))
+		})
+
+		It("are taken in larger chunks where the store cannot take them so", func() {
+			h = newHarness(func(o *Options) { o.Blobs = largeStore{o.Blobs} })
+			location := h.begin(repo)
+			h.check(exchange{method: "PATCH", path: location, body: layer, status: 400,
+				answer: refusal("SIZE_INVALID", "the blob store takes no blob of this size in pieces of this size; upload it in larger chunks, or in one")})
+			h.check(exchange{method: "GET", path: location, status: 404, answer: refusal("BLOB_UPLOAD_UNKNOWN", goneUpload)})
+		})
+
 		It("are linked even if the client leaves after the last byte", func() {
 			ctx, leave := context.WithCancel(context.Background())
 			defer leave()
@@ -346,6 +369,20 @@ var _ = Describe("uploads", func() {
 		})
 	})
 })
+
+// fullStore finds the disk full at the end of each body.
+type fullStore struct{ blob.Store }
+
+func (s fullStore) Append(ctx context.Context, u domain.Upload, r io.Reader, save func(domain.Upload) error) (domain.Upload, error) {
+	u, err := s.Store.Append(ctx, u, r, save)
+	return u, errors.Join(err, fmt.Errorf("%w: %w", blob.ErrFull, syscall.ENOSPC))
+}
+
+type largeStore struct{ blob.Store }
+
+func (s largeStore) Append(_ context.Context, u domain.Upload, _ io.Reader, _ func(domain.Upload) error) (domain.Upload, error) {
+	return u, blob.ErrTooLarge
+}
 
 type linkless struct {
 	Core
@@ -362,7 +399,7 @@ type leaving struct {
 	leave func()
 }
 
-func (l leaving) LinkUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, s core.UploadSession, blob domain.Blob, create core.Create) (bool, error) {
+func (l leaving) LinkUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, s core.UploadSession, stored domain.Blob, create core.Create) (bool, error) {
 	l.leave()
-	return l.Core.LinkUpload(ctx, caller, name, s, blob, create)
+	return l.Core.LinkUpload(ctx, caller, name, s, stored, create)
 }

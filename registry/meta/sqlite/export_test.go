@@ -45,6 +45,13 @@ func (s *Store) LimitPages(ctx context.Context, pages int) error {
 	})
 }
 
+// Synchronous returns how a running transaction will be committed: 2 waits for the disk, 1 does not. To be called by a
+// member.
+func (s *Store) Synchronous() (mode int, err error) {
+	err = s.writer.session.conn.QueryRowContext(context.Background(), "PRAGMA synchronous").Scan(&mode)
+	return mode, err
+}
+
 // Break does what SQLite does after FULL, IOERR, NOMEM or INTERRUPT: it rolls back the running transaction. To be
 // called by a member.
 func (s *Store) Break() { _, _ = s.writer.session.Exec(context.Background(), "ROLLBACK") }

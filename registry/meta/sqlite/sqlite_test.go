@@ -57,8 +57,8 @@ var _ = Describe("The writer", func() {
 		})).To(Succeed())
 		return list
 	}
-	// together runs writes so that they share one transaction: the first holds the writer until all are queued.
-	together := func(writes ...func(*meta.Tx) error) []error {
+	// inScope runs writes so that they share one transaction: the first holds the writer until all are queued.
+	inScope := func(scope func(i int) meta.Scope, writes ...func(*meta.Tx) error) []error {
 		entered, release := make(chan struct{}), make(chan struct{})
 		errs := make([]error, len(writes))
 		var wg sync.WaitGroup
@@ -67,13 +67,38 @@ var _ = Describe("The writer", func() {
 		})
 		<-entered
 		for i, write := range writes {
-			wg.Go(func() { errs[i] = store.Write(ctx, meta.Scope{}, write) })
+			wg.Go(func() { errs[i] = store.Write(ctx, scope(i), write) })
 			Eventually(store.Queued).WithPolling(time.Millisecond).Should(Equal(i + 1)) // in this order
 		}
 		close(release)
 		wg.Wait()
 		return errs
 	}
+
+	together := func(writes ...func(*meta.Tx) error) []error {
+		return inScope(func(int) meta.Scope { return meta.Scope{} }, writes...)
+	}
+
+	It("waits for the disk unless all of a transaction may be lost with the power", func() {
+		var modes []int
+		note := func(*meta.Tx) error {
+			mode, err := store.Synchronous()
+			modes = append(modes, mode)
+			return err
+		}
+		volatile := func(int) meta.Scope { return meta.Scope{Volatile: true} }
+		mixed := func(i int) meta.Scope { return meta.Scope{Volatile: i != 1} }
+		for _, scope := range []func(int) meta.Scope{volatile, mixed, volatile} {
+			Expect(inScope(scope, note, note, note)).To(HaveEach(BeNil()))
+		}
+		Expect(store.Write(ctx, meta.Scope{}, note)).To(Succeed())
+		Expect(modes).To(Equal([]int{1, 1, 1, 2, 2, 2, 1, 1, 1, 2}))
+
+		Expect(store.Write(ctx, meta.Scope{Volatile: true}, insert("a"))).To(Succeed())
+		Expect(store.Close()).To(Succeed())
+		open()
+		Expect(names()).To(Equal([]string{"a"}))
+	})
 
 	It("undoes only the member that fails, also one that panics", func() {
 		wrong := errors.New("wrong")
