@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -214,7 +215,7 @@ var _ = Describe("reading from S3", func() {
 		proxy.Pass()
 		rest, err := io.ReadAll(r)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(bytes.Equal(append(half, rest...), all)).To(BeTrue())
+		Expect(bytes.Equal(slices.Concat(half, rest), all)).To(BeTrue())
 
 		Expect(r.Seek(0, io.SeekStart)).To(BeZero())
 		proxy.Stall()

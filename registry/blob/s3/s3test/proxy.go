@@ -1,6 +1,7 @@
 package s3test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"sync"
@@ -33,7 +34,7 @@ const (
 // NewProxy starts a proxy to a server for the running spec.
 func NewProxy(server *Server) *Proxy {
 	ginkgo.GinkgoHelper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
 	p := &Proxy{Address: listener.Addr().String(), listener: listener, server: server.Address, conns: map[net.Conn]bool{}}
 	p.moved = sync.NewCond(&p.mu)
@@ -89,7 +90,7 @@ func (p *Proxy) accept(all *sync.WaitGroup) {
 }
 
 func (p *Proxy) connect(client net.Conn, all *sync.WaitGroup) {
-	server, err := net.Dial("tcp", p.server)
+	server, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.server)
 	if err != nil {
 		_ = client.Close()
 		return

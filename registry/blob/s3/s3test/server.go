@@ -39,7 +39,7 @@ var buckets atomic.Int64
 // New starts a server for the running spec, or in a BeforeSuite for all.
 func New() *Server {
 	ginkgo.GinkgoHelper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
 	s := &Server{Address: listener.Addr().String(), dir: ginkgo.GinkgoT().TempDir()}
 	gomega.Expect(listener.Close()).To(gomega.Succeed())
@@ -66,7 +66,7 @@ func (s *Server) Start() {
 	ginkgo.GinkgoHelper()
 	program := binary()
 	gomega.Expect(program).To(gomega.BeAnExistingFile(), "build it with: hack/tools/build.sh versitygw")
-	s.process = exec.Command(program, "--port", s.Address, "--access", AccessKey, "--secret", SecretKey, "--quiet", "--keep-alive",
+	s.process = exec.CommandContext(context.Background(), program, "--port", s.Address, "--access", AccessKey, "--secret", SecretKey, "--quiet", "--keep-alive",
 		"posix", "--sidecar", filepath.Join(s.dir, "meta"), filepath.Join(s.dir, "data"))
 	s.process.Dir = s.dir
 	s.process.Stderr = ginkgo.GinkgoWriter
