@@ -270,13 +270,14 @@ func (a *Authenticator) failed(ctx context.Context, account, address string) err
 
 // bearer finds the identity of a bearer token: the operator's, an account's, or one of the token endpoint.
 func (a *Authenticator) bearer(ctx context.Context, token, address string) (id Identity, err error) {
-	switch {
-	case looksLikeJWT(token):
-		id, err = a.fromToken(ctx, token, Service)
-	case strings.HasPrefix(token, SecretPrefix):
-		id, err = a.byToken(ctx, token, "")
-	default:
-		id, err = a.operatorToken(token)
+	// The operator's token may look like any other.
+	if id, err = a.operatorToken(token); err != nil {
+		switch {
+		case looksLikeJWT(token):
+			id, err = a.fromToken(ctx, token, Service)
+		case strings.HasPrefix(token, SecretPrefix):
+			id, err = a.byToken(ctx, token, "")
+		}
 	}
 	if domain.CodeOf(err) == domain.CodeUnauthorized && !looksLikeJWT(token) {
 		return Identity{}, a.failed(ctx, "", address)

@@ -123,6 +123,15 @@ var _ = Describe("Authenticator", func() {
 		}))
 	})
 
+	It("knows the operator by its token, whatever that looks like", func() {
+		for _, other := range []string{"tdl_" + token, "a.b." + token} {
+			replace(tokenFile, other)
+			id, err := authenticator().Authenticate(requestWith("Bearer " + other))
+			Expect(err).NotTo(HaveOccurred())
+			Expect(id.Role).To(Equal(auth.RoleOperator))
+		}
+	})
+
 	DescribeTable("refuses, and never takes for anonymous,",
 		func(request *http.Request) {
 			id, err := authenticator().Authenticate(request)
