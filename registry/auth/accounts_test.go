@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,9 @@ import (
 )
 
 const alicePassword = "alice's password"
+
+// aliceHash is made once: each costs what a check of a password does.
+var aliceHash = sync.OnceValues(func() (string, error) { return auth.HashPassword(alicePassword) })
 
 var admin = domain.Caller{Name: "admin", Kind: domain.CallerUser}
 
@@ -134,15 +138,12 @@ var _ = Describe("Accounts", func() {
 			stop()
 			Eventually(done).WithTimeout(time.Minute).Should(Receive(BeNil()))
 		})
-		replace(filepath.Join(dir, "password"), password)
-		options = auth.Options{
-			AdminPasswordFile: filepath.Join(dir, "password"), Installation: "here", Logger: slog.New(slog.DiscardHandler), Now: now.Now,
-		}
+		options = auth.Options{Installation: "here", Logger: slog.New(slog.DiscardHandler), Now: now.Now}
 		_, err = c.CreateOrganization(ctx, admin, "team-a")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(c.CreateRepository(ctx, admin, app, core.NewRepository{})).To(Succeed())
 		Expect(c.CreateRepository(ctx, admin, public, core.NewRepository{Visibility: domain.Public})).To(Succeed())
-		hash, err := auth.HashPassword(alicePassword)
+		hash, err := aliceHash()
 		Expect(err).NotTo(HaveOccurred())
 		Expect(c.CreateUser(ctx, admin, core.NewUser{Name: "alice", PasswordHash: hash})).To(Succeed())
 		secret, sum := auth.NewSecret()
@@ -151,6 +152,11 @@ var _ = Describe("Accounts", func() {
 		robot = secret
 	})
 
+	withAdmin := func() {
+		GinkgoHelper()
+		options.AdminPasswordFile = filepath.Join(dir, "password")
+		replace(options.AdminPasswordFile, password)
+	}
 	give := func(name string, role domain.RepositoryRole) {
 		GinkgoHelper()
 		_, err := c.SetPermission(ctx, admin, app, name, role)
@@ -194,6 +200,7 @@ var _ = Describe("Accounts", func() {
 		})
 
 		DescribeTable("never with", func(name func() string, credential func() string) {
+			withAdmin()
 			a, _ := replica(false)
 			_, err := a.Authenticate(basic(name(), credential()))
 			Expect(domain.CodeOf(err)).To(Equal(domain.CodeUnauthorized))
@@ -243,6 +250,7 @@ var _ = Describe("Accounts", func() {
 		})
 
 		It("leaves no secret in the database", func() {
+			withAdmin()
 			a, _ := replica(false)
 			answer, err := a.Issue(ctx, auth.Identity{Role: auth.RoleSuperuser, Caller: admin}, auth.TokenRequest{})
 			Expect(err).NotTo(HaveOccurred())
@@ -435,6 +443,7 @@ var _ = Describe("Accounts", func() {
 		})
 
 		It("of admin are taken by every replica, until the password changes", func() {
+			withAdmin()
 			a, _ := replica(false)
 			b, _ := replica(true)
 			answer := issue(a, "admin", password, "repository:team-a/app:*")
@@ -622,6 +631,7 @@ var _ = Describe("Accounts", func() {
 		}
 
 		It("make an address wait for the account, longer each time, and nobody else", func() {
+			withAdmin()
 			a, _ := replica(false)
 			for range 10 {
 				Expect(domain.CodeOf(try(a, "alice", "wrong", "192.0.2.1"))).To(Equal(domain.CodeUnauthorized))

@@ -81,7 +81,7 @@ func newGuarded() *guarded {
 // The groups of callers who may do something; a blank at the beginning means that anonymous callers may, too.
 const (
 	nobody     = ""
-	superusers = "admin"
+	onlyAdmin  = "admin"
 	orgAdmins  = "admin org-admin"
 	repoAdmins = orgAdmins + " repo-admin team-a+repo-admin team-a+admin"
 	writers    = repoAdmins + " writer team-a+writer"
@@ -95,10 +95,10 @@ const (
 // allowed says who gets through to each route. The first is for team-a and team-a/app, the second, if there is one, for
 // team-a/public; on an organization or repository of somebody else only admin does.
 var allowed = map[string][]string{
-	"POST /api/v1/organization/":                             {superusers},
+	"POST /api/v1/organization/":                             {onlyAdmin},
 	"GET /api/v1/organization/{organization}":                {members},
 	"DELETE /api/v1/organization/{organization}":             {orgAdmins},
-	"GET /api/v1/superuser/organizations/":                   {superusers},
+	"GET /api/v1/superuser/organizations/":                   {onlyAdmin},
 	"GET /api/v1/repository":                                 {known},
 	"POST /api/v1/repository":                                {creators},
 	"GET /api/v1/repository/{repository}":                    {readers, everybody},
@@ -127,10 +127,10 @@ var allowed = map[string][]string{
 
 	"GET /api/v1/organization/{organization}/logs":          {orgAdmins},
 	"GET /api/v1/repository/{repository}/logs":              {orgAdmins},
-	"GET /api/v1/superuser/logs":                            {superusers},
+	"GET /api/v1/superuser/logs":                            {onlyAdmin},
 	"GET /api/v1/organization/{organization}/aggregatelogs": {orgAdmins},
 	"GET /api/v1/repository/{repository}/aggregatelogs":     {orgAdmins},
-	"GET /api/v1/superuser/aggregatelogs":                   {superusers},
+	"GET /api/v1/superuser/aggregatelogs":                   {onlyAdmin},
 
 	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
 	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},
@@ -153,14 +153,14 @@ var allowed = map[string][]string{
 	"GET /api/v1/user/apptoken/{uuid}":    {"password"},
 	"DELETE /api/v1/user/apptoken/{uuid}": {"password"},
 
-	"GET /api/v1/superuser/users/":               {superusers},
-	"POST /api/v1/superuser/users/":              {superusers},
-	"GET /api/v1/superuser/users/{user}":         {superusers},
-	"PUT /api/v1/superuser/users/{user}":         {superusers},
-	"DELETE /api/v1/superuser/users/{user}":      {superusers},
-	"GET /api/v1/superuser/signingkeys/":         {superusers},
-	"POST /api/v1/superuser/signingkeys/":        {superusers},
-	"DELETE /api/v1/superuser/signingkeys/{key}": {superusers},
+	"GET /api/v1/superuser/users/":               {onlyAdmin},
+	"POST /api/v1/superuser/users/":              {onlyAdmin},
+	"GET /api/v1/superuser/users/{user}":         {onlyAdmin},
+	"PUT /api/v1/superuser/users/{user}":         {onlyAdmin},
+	"DELETE /api/v1/superuser/users/{user}":      {onlyAdmin},
+	"GET /api/v1/superuser/signingkeys/":         {onlyAdmin},
+	"POST /api/v1/superuser/signingkeys/":        {onlyAdmin},
+	"DELETE /api/v1/superuser/signingkeys/{key}": {onlyAdmin},
 
 	"PUT /api/v1/operator/immutabilitypolicies/{namespace}/{name}":                 {"operator"},
 	"GET /api/v1/operator/immutabilitypolicies/{namespace}/{name}":                 {"operator"},
@@ -215,7 +215,7 @@ var _ = Describe("The permission table", Ordered, func() {
 				check(route, example.Replace(public), who[len(who)-1])
 			}
 			if strings.Contains(route.Path, "{repository}") || strings.Contains(route.Path, "{organization}") {
-				check(route, example.Replace(route.Path), superusers)
+				check(route, example.Replace(route.Path), onlyAdmin)
 			}
 		}
 		Expect(allowed).To(HaveLen(len(mgmtapi.Routes())))

@@ -104,7 +104,7 @@ var _ = Describe("The operator's endpoints", func() {
 		r := newRegistry(coreOptions)
 		draining, drain := context.WithCancel(context.Background())
 		server := httptest.NewServer(mgmtapi.New(mgmtapi.Options{
-			Core: r.core, Authenticator: r.auth, Logger: slog.New(slog.DiscardHandler), Draining: draining,
+			Core: r.core, Authenticator: authenticator{r.auth}, Logger: slog.New(slog.DiscardHandler), Draining: draining,
 		}))
 		defer server.Close()
 		answered := make(chan response, 1)

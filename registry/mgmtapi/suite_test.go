@@ -47,18 +47,31 @@ const (
 
 var (
 	document *openapi3.T
-	// secrets are the files of admin's password and the operator's token.
-	secrets auth.Options
+	// superusers knows admin's password and the operator's token.
+	superusers *auth.Authenticator
 )
+
+// authenticator has accounts, and shares what checks of admin's password cost with all other specs.
+type authenticator struct{ *auth.Authenticator }
+
+func (a authenticator) Authenticate(r *http.Request) (auth.Identity, error) {
+	name, _, _ := r.BasicAuth()
+	if name == "admin" || r.Header.Get("Authorization") == "Bearer "+operatorToken {
+		return superusers.Authenticate(r)
+	}
+	return a.Authenticator.Authenticate(r)
+}
 
 var _ = BeforeSuite(func() {
 	var err error
 	document, err = openapi3.NewLoader().LoadFromData(openapi.YAML)
 	Expect(err).NotTo(HaveOccurred())
 	dir := GinkgoT().TempDir()
-	secrets = auth.Options{AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token")}
+	secrets := auth.Options{AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token")}
 	Expect(os.WriteFile(secrets.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
 	Expect(os.WriteFile(secrets.OperatorTokenFile, []byte(operatorToken), 0o600)).To(Succeed())
+	superusers, err = auth.New(secrets)
+	Expect(err).NotTo(HaveOccurred())
 })
 
 // clock is a time that tests move.
@@ -121,11 +134,10 @@ func serve(core mgmtapi.Core, now func() time.Time) *httptest.Server {
 // serveAccounts serves the API on any core.
 func serveAccounts(core mgmtapi.Core, accounts auth.Accounts, now func() time.Time) (*httptest.Server, *auth.Authenticator) {
 	GinkgoHelper()
-	options := secrets
-	options.Accounts, options.Logger, options.Now = accounts, slog.New(slog.NewTextHandler(GinkgoWriter, nil)), now
-	authenticator, err := auth.New(options)
+	logger := slog.New(slog.NewTextHandler(GinkgoWriter, nil))
+	a, err := auth.New(auth.Options{Accounts: accounts, Logger: logger, Now: now})
 	Expect(err).NotTo(HaveOccurred())
-	return httptest.NewServer(mgmtapi.New(mgmtapi.Options{Core: core, Authenticator: authenticator, Logger: options.Logger, Now: now})), authenticator
+	return httptest.NewServer(mgmtapi.New(mgmtapi.Options{Core: core, Authenticator: authenticator{a}, Logger: logger, Now: now})), a
 }
 
 // response is an answer, read whole.
