@@ -371,7 +371,8 @@ var _ = eachEngine("The way from a manifest to a locked tag", func(h *harness) {
 			parents = append(parents, m)
 		}
 		parents[length].Subject = subject
-		store(append(chain, parents...))
+		store(chain)
+		store(parents)
 		for _, d := range []digest.Digest{last, child.Digest} {
 			locked := h.mustCreate(teamA, releases)
 			Expect(h.DeleteManifest(ctx, alice, app, d)).To(And(haveCode(domain.CodeTagImmutable), MatchError(ContainSubstring("'v1'"))))
