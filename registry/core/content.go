@@ -17,8 +17,9 @@ func sharedScope(name domain.RepositoryName) meta.Scope {
 	return meta.Scope{Organization: name.Organization, Repository: name.Path}
 }
 
+// exclusiveScope is for removing content. How much hangs on it is not known before, so nobody shares the transaction.
 func exclusiveScope(name domain.RepositoryName) meta.Scope {
-	return meta.Scope{Organization: name.Organization, Repository: name.Path, RepositoryExclusive: true}
+	return meta.Scope{Organization: name.Organization, Repository: name.Path, RepositoryExclusive: true, Background: true}
 }
 
 // LinkBlob records a blob that came without an upload, and whose bytes are durable, in a repository. It reports whether
@@ -219,6 +220,10 @@ func (c *Core) Referrers(ctx context.Context, name domain.RepositoryName, q Refe
 	return list, more, err
 }
 
+// longManifest is how many blobs and children a manifest may have whose push shares a transaction with others: a
+// thousand take about ten milliseconds.
+const longManifest = 1000
+
 // PutManifest stores a manifest and points the push's tags to it. What the manifest refers to must be in the
 // repository, as far as the options say: MANIFEST_BLOB_UNKNOWN. Locked tags that point elsewhere: TAG_IMMUTABLE, and
 // nothing of the push is stored. A precondition that is not met: PRECONDITION_FAILED. Pushing what is there already
@@ -228,7 +233,9 @@ func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domai
 	if err := c.room(); err != nil {
 		return result, err
 	}
-	err := c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+	scope := sharedScope(name)
+	scope.Background = len(push.Manifest.Children)+len(push.Manifest.Blobs) > longManifest
+	err := c.write(ctx, caller, scope, func(ch *change) error {
 		repo, err := ch.obtainRepository(name, push.Create)
 		if err != nil {
 			return err

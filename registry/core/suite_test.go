@@ -160,7 +160,7 @@ type gatedStore struct {
 }
 
 func (s gatedStore) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
-	if scope.Background {
+	if scope.Background && !scope.RepositoryExclusive { // not a client's delete
 		s.gate.mu.Lock()
 		passes := s.gate.passes
 		s.gate.mu.Unlock()

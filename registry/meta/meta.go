@@ -44,8 +44,8 @@ type Scope struct {
 	Repository string
 	// RepositoryExclusive is for removing manifests and links to blobs.
 	RepositoryExclusive bool
-	// Background marks work that no client waits for. It takes turns with the clients' transactions and never shares
-	// one, so that a client waits for one piece of it at most.
+	// Background marks work that no client waits for, or that takes long. It takes turns with the clients' transactions
+	// and never shares one, so that a client waits for one piece of it at most.
 	Background bool
 	// Job makes the transaction one that only one replica runs at a time: while another has the job, Write returns
 	// ErrBusy. It is given back with the transaction, and so by a replica that dies.

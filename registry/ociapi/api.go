@@ -88,6 +88,8 @@ type API struct {
 	renewal time.Duration
 	// presigner is nil where blobs are not redirected.
 	presigner blob.Presigner
+	// large has the large manifests that are worked on.
+	large chan struct{}
 }
 
 // New makes an API.
@@ -95,7 +97,10 @@ func New(options Options) *API {
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
-	a := &API{core: options.Core, blobs: options.Blobs, auth: options.Auth, logger: options.Logger, renewal: renewal}
+	a := &API{
+		core: options.Core, blobs: options.Blobs, auth: options.Auth, logger: options.Logger, renewal: renewal,
+		large: make(chan struct{}, maxLarge),
+	}
 	if options.Redirect {
 		a.presigner, _ = options.Blobs.(blob.Presigner)
 	}

@@ -37,6 +37,13 @@ func (a *API) getManifest(r *request) (answer, error) {
 	return answer{status: http.StatusOK, header: header, body: m.Content, length: m.Size}, nil
 }
 
+// A manifest larger than largeManifest takes many times its size in memory, and long to store: maxLarge of them are
+// worked on at once, the others wait for their turn.
+const (
+	largeManifest = 256 << 10
+	maxLarge      = 2
+)
+
 // putManifest checks a manifest by itself and gives it to core, which checks it against the repository.
 func (a *API) putManifest(r *request) (answer, error) {
 	ref, err := domain.ParseReference(r.reference)
@@ -50,6 +57,14 @@ func (a *API) putManifest(r *request) (answer, error) {
 	content, err := readManifest(r)
 	if err != nil {
 		return answer{}, err
+	}
+	if len(content) > largeManifest {
+		select {
+		case a.large <- struct{}{}:
+			defer func() { <-a.large }()
+		case <-r.Context().Done():
+			return answer{}, r.Context().Err()
+		}
 	}
 	m, foreign, err := parseManifest(r.Header.Get("Content-Type"), content)
 	if err != nil {

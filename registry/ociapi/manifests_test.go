@@ -1,8 +1,11 @@
 package ociapi
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -385,3 +388,47 @@ var _ = Describe("DELETE of manifests", func() {
 		h.check(exchange{method: "DELETE", path: repo + "/manifests/.x", status: 404, answer: refusal("MANIFEST_UNKNOWN", `there is no manifest ".x" in team-a/app`)})
 	})
 })
+
+var _ = Describe("large manifests", func() {
+	It("are worked on two at a time, while small ones pass", func() {
+		held := make(chan struct{})
+		var at, most atomic.Int32
+		h := newHarness(func(o *Options) {
+			o.Core = slowPush{Core: o.Core, begin: func(m domain.Manifest) {
+				if m.Size < 1<<20 {
+					return
+				}
+				now := at.Add(1)
+				for seen := most.Load(); now > seen && !most.CompareAndSwap(seen, now); seen = most.Load() {
+				}
+				<-held
+				at.Add(-1)
+			}}
+		})
+		h.pushBlobs(repo, layer, config)
+		var group sync.WaitGroup
+		for n := range 6 {
+			group.Go(func() {
+				defer GinkgoRecover()
+				e := put(fmt.Sprint("large", n), imageType, fill(image, 1<<20))
+				h.check(e)
+			})
+		}
+		Eventually(at.Load).Should(Equal(int32(2)))
+		h.check(put("small", imageType, image))
+		close(held)
+		group.Wait()
+		Expect(most.Load()).To(Equal(int32(2)))
+	})
+})
+
+// slowPush is a core whose pushes begin with something.
+type slowPush struct {
+	Core
+	begin func(domain.Manifest)
+}
+
+func (s slowPush) PutManifest(ctx context.Context, caller domain.Caller, name domain.RepositoryName, push core.Push) (core.PushResult, error) {
+	s.begin(push.Manifest)
+	return s.Core.PutManifest(ctx, caller, name, push)
+}
