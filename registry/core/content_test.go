@@ -181,6 +181,26 @@ var _ = eachEngine("an index of 26,000 manifests", func(h *harness) {
 		Eventually(stopped).WithTimeout(patience).Should(Receive(BeNil()))
 	})
 
+	It("does not share a transaction with other pushes", func() {
+		h.with(func(o *core.Options) { o.Sparse = core.Sparse{Indexes: true} })
+		long := manifest("long")
+		long.Index = true
+		for n := range 1001 {
+			long.Children = append(long.Children, digest.FromString(fmt.Sprint(n)))
+		}
+		h.gate.allow(0) // background work waits
+		stored := make(chan error, 1)
+		go func() {
+			_, err := h.put(app, "long", long)
+			stored <- err
+		}()
+		h.mustPush(app, "short")
+		Consistently(stored).WithTimeout(200 * time.Millisecond).ShouldNot(Receive())
+		h.gate.open()
+		Eventually(stored).WithTimeout(patience).Should(Receive(BeNil()))
+		Expect(h.tag(app, "long")).To(Equal(long.Digest))
+	})
+
 	It("is described in pages, however long the annotations of its referrers are", func() {
 		subject := h.mustPush(app, "v1")
 		for n := range 12 {
