@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -415,6 +416,7 @@ var _ = Describe("large manifests", func() {
 			})
 		}
 		Eventually(at.Load).Should(Equal(int32(2)))
+		Consistently(at.Load).WithTimeout(200 * time.Millisecond).Should(Equal(int32(2)))
 		h.check(put("small", imageType, image))
 		close(held)
 		group.Wait()
