@@ -46,8 +46,8 @@ func checkJSON(content []byte) error {
 		value bool
 	}
 	var open []level
-	values := 0
-	for at, end := 0, 0; at < len(content); at = end {
+	values, end := 0, 0
+	for at := 0; at < len(content); at = end {
 		first := content[at]
 		if end = endOfToken(content, at); end < 0 {
 			return nil
