@@ -254,7 +254,7 @@ var _ = Describe("a slow client", func() {
 		Eventually(func() string {
 			_, body := s.call(http.DefaultClient, "GET", "/metrics", nil)
 			return body
-		}).Should(ContainSubstring("tidelock_http_requests_in_flight 3\n"), "the two, and the one that asks")
+		}).WithTimeout(time.Minute).Should(ContainSubstring("tidelock_http_requests_in_flight 3\n"), "the two, and the one that asks")
 
 		// What takes the locks that they would: the same tag, the same blob, the same repository, the whole organization.
 		for _, request := range []struct {

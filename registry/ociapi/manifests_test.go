@@ -415,7 +415,7 @@ var _ = Describe("large manifests", func() {
 				h.check(e)
 			})
 		}
-		Eventually(at.Load).Should(Equal(int32(2)))
+		Eventually(at.Load).WithTimeout(time.Minute).Should(Equal(int32(2)))
 		Consistently(at.Load).WithTimeout(200 * time.Millisecond).Should(Equal(int32(2)))
 		h.check(put("small", imageType, image))
 		close(held)
