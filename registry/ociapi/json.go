@@ -46,7 +46,8 @@ func checkJSON(content []byte) error {
 		value bool
 	}
 	var open []level
-	values, end := 0, 0
+	values := 0
+	var end int
 	for at := 0; at < len(content); at = end {
 		first := content[at]
 		if end = endOfToken(content, at); end < 0 {
