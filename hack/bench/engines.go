@@ -32,7 +32,7 @@ type storage struct {
 	remove func()
 }
 
-// engines are all that a registry can be run on. The first one is the default of a registry.
+// engines are all that a registry can be run on, the embedded default first.
 var engines = []engine{
 	{name: "files", promised: true, memory: 256, provide: embedded},
 }

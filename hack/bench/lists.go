@@ -26,7 +26,7 @@ const (
 // lists measures one page of a long list of tags, and one of a long catalog, at the beginning, in the middle and at the
 // end. The names are stored beforehand, straight in the database.
 func lists(ctx context.Context, o options, t *table) error {
-	for _, e := range engines {
+	for _, e := range o.engines {
 		start := time.Now()
 		s, err := startTidelock(ctx, o, e, "lists-"+e.name, func(ctx context.Context, store meta.Store) error { return fillLists(ctx, store, o.names) })
 		if err != nil {

@@ -20,9 +20,10 @@ import (
 
 // options are the sizes of a run.
 type options struct {
-	parts []string
-	bin   string
-	dir   string
+	parts   []string
+	engines []engine
+	bin     string
+	dir     string
 
 	tags   int
 	rate   int
@@ -69,12 +70,16 @@ func main() {
 
 func run(ctx context.Context, args []string) (err error) {
 	var o options
-	names := make([]string, len(parts))
+	names, on := make([]string, len(parts)), make([]string, len(engines))
 	for i, p := range parts {
 		names[i] = p.name
 	}
+	for i, e := range engines {
+		on[i] = e.name
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	list := flags.String("parts", strings.Join(names, ","), "what to measure, `names` separated by commas")
+	engineList := flags.String("engines", strings.Join(on, ","), "what registries run on in the parts from peer on, `names` separated by commas")
 	flags.StringVar(&o.bin, "bin", "bin", "`folder` of tidelock and registry-peer")
 	flags.StringVar(&o.dir, "dir", "", "`folder` for data, on the disk to measure; the system's for temporary files by default")
 	flags.IntVar(&o.tags, "tags", 100_000, "sweep: `number` of tags")
@@ -83,7 +88,7 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.IntVar(&o.events, "events", 5000, "events: `number` of entries to turn into Events")
 	flags.IntVar(&o.rounds, "rounds", 5, "how many `times` things are measured in turn")
 	flags.IntVar(&o.uploads, "uploads", 64, "memory: `number` of uploads at once")
-	flags.IntVar(&o.names, "names", 1_000_000, "lists: `number` of tags and of repositories")
+	flags.IntVar(&o.names, "names", 200_000, "lists: `number` of tags and of repositories")
 	size := flags.Int64("layer", 100, "pull, push, memory: `MiB` of a layer")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
 	if err := flags.Parse(args); err != nil {
@@ -98,6 +103,13 @@ func run(ctx context.Context, args []string) (err error) {
 		if !slices.Contains(names, name) {
 			return fmt.Errorf("there is no part %q; there are %s", name, strings.Join(names, ", "))
 		}
+	}
+	for _, name := range strings.Split(*engineList, ",") {
+		at := slices.Index(on, name)
+		if at < 0 {
+			return fmt.Errorf("there is no engine %q; there are %s", name, strings.Join(on, ", "))
+		}
+		o.engines = append(o.engines, engines[at])
 	}
 	// One folder for all, so that an interrupted run leaves nothing behind either.
 	if o.dir, err = os.MkdirTemp(o.dir, "tidelock-bench-"); err != nil {

@@ -19,7 +19,7 @@ const beforeMeeting = 1 << 20
 // same time.
 func uploadMemory(ctx context.Context, o options, t *table) error {
 	all := newLayers(o.layer)
-	for _, e := range engines {
+	for _, e := range o.engines {
 		s, err := startTidelock(ctx, o, e, "memory-"+e.name, nil)
 		if err != nil {
 			return err

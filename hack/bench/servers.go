@@ -82,7 +82,7 @@ func startEach(ctx context.Context, o options, name string) (list []*server, sto
 			s.stop()
 		}
 	}
-	for _, e := range engines {
+	for _, e := range o.engines {
 		s, err := startTidelock(ctx, o, e, name+"-"+e.name, nil)
 		if err != nil {
 			stop()

@@ -240,6 +240,26 @@ var _ = Describe("durability", func() {
 		Expect(synced).To(Equal([]string{"blobs/sha256/" + digest.FromString("tide").Encoded()[:2]}))
 	})
 
+	It("goes on behind a write that failed, wherever the kernel has begun to write", func() {
+		ctx, content := context.Background(), strings.Repeat("tide", (3*writebackSize+bufferSize)/4)
+		half := writebackSize + 1
+		u, err := store.Append(ctx, store.Begin(blob.NewUploadID(), digest.SHA256), strings.NewReader(content[:half]), nil)
+		Expect(err).NotTo(HaveOccurred())
+		write := store.disk.write
+		store.disk.write = func(*os.File, []byte, int64) (int, error) { return 0, unix.EIO }
+		u, err = store.Append(ctx, u, strings.NewReader(content[half:]), nil)
+		Expect(err).To(MatchError(unix.EIO))
+		Expect(u.Size).To(BeEquivalentTo(half))
+		store.disk.write = write
+		u, err = store.Append(ctx, u, strings.NewReader(content[half:]), nil)
+		Expect(err).NotTo(HaveOccurred())
+		stored, err := store.Commit(ctx, u, digest.FromString(content))
+		Expect(err).NotTo(HaveOccurred())
+		written, err := os.ReadFile(store.blobPath(stored.Digest, u.ID))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(string(written) == content).To(BeTrue())
+	})
+
 	DescribeTable("says that the disk is full, and gives the room back", func(full error) {
 		room := 1 << 20
 		store.disk.write = func(f *os.File, p []byte, at int64) (int, error) {

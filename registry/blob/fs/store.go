@@ -31,6 +31,9 @@ const bufferSize = 256 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
+// writebackSize is after how many bytes of an upload the kernel is told to begin to write them to the disk.
+const writebackSize = 8 << 20
+
 // Store is a blob.Store on files.
 type Store struct {
 	root string
@@ -57,6 +60,8 @@ type upload struct {
 	file *os.File
 	hash hash.Hash // of the first size bytes, by algorithm
 	size int64
+	// writeback is how far the kernel has been told.
+	writeback int64
 
 	algorithm digest.Algorithm
 }
@@ -153,7 +158,7 @@ func (s *Store) load(u domain.Upload) (*upload, error) {
 	if err != nil {
 		return nil, s.full(fmt.Errorf("opening an upload: %w", err))
 	}
-	loaded := &upload{file: file, hash: algorithm.Hash(), size: u.Size, algorithm: algorithm}
+	loaded := &upload{file: file, hash: algorithm.Hash(), size: u.Size, writeback: u.Size, algorithm: algorithm}
 	n, err := io.Copy(loaded.hash, io.NewSectionReader(file, 0, u.Size))
 	if err == nil && n < u.Size {
 		err = blob.ErrUnknown
@@ -216,6 +221,10 @@ func (u *upload) write(ctx context.Context, r io.Reader, write func(*os.File, []
 		}
 		u.hash.Write(buffer[:n])
 		u.size += int64(n)
+		if u.size-u.writeback >= writebackSize {
+			startWriteback(u.file, u.writeback, u.size-u.writeback)
+			u.writeback = u.size
+		}
 		if errors.Is(readErr, io.EOF) {
 			return nil
 		}
