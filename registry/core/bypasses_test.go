@@ -791,6 +791,35 @@ var bypasses = []chapter{
 			},
 		},
 		{
+			"Wait for garbage collection", "lets everything grow old, with a collector that takes manifests without a tag too",
+			"the locked image keeps its manifests, configs, layers and signatures", "A live tag is a root, and all that it leads to, and all that refers to that, goes with it",
+			func(h *harness) {
+				h.with(func(o *core.Options) {
+					o.Collection = &core.Collection{Grace: time.Hour, Delay: time.Hour, UntaggedManifests: true}
+				})
+				layer := h.layer("layer")
+				h.upload(app, layer)
+				child, err := h.put(app, "", image("child", []digest.Digest{layer.Digest}))
+				Expect(err).NotTo(HaveOccurred())
+				d := h.mustPut(app, "v1", image("index", nil, child))
+				signature := manifest("a signature")
+				signature.Subject = d
+				signed, err := h.put(app, "", signature)
+				Expect(err).NotTo(HaveOccurred())
+				stray, err := h.put(app, "", manifest("a stray"))
+				Expect(err).NotTo(HaveOccurred())
+				p := h.mustCreate(teamA, releases)
+				h.swept(teamA, p.UUID)
+				h.clock.Advance(1000 * time.Hour)
+				Expect(h.collect()).To(Equal(domain.Collected{Manifests: 1}))
+				Expect(h.hasManifest(app, stray)).To(BeFalse())
+				h.unharmed(d)
+				Expect(h.hasManifest(app, child)).To(BeTrue())
+				Expect(h.hasManifest(app, signed)).To(BeTrue())
+				Expect(h.hasBlob(app, layer.Digest)).To(BeTrue())
+			},
+		},
+		{
 			"Start a registry that has lost its policies", "restores an old backup and lets expired tags be deleted before the operator has come",
 			"nothing is written until the operator has brought every policy", "A registry that belongs to an operator knows that it does not know",
 			func(h *harness) {

@@ -423,6 +423,16 @@ func (c *Core) FinishRemovals(ctx context.Context, removed []domain.Blob) (n dom
 	return n, err
 }
 
+// BeginCollection reports whether it is this replica's turn to collect: whether no replica has begun less than every ago.
+// It counts as begun then, whatever becomes of the run.
+func (c *Core) BeginCollection(ctx context.Context, every time.Duration) (turn bool, err error) {
+	err = c.writeAlways(ctx, domain.System, meta.Scope{Background: true}, func(ch *change) error {
+		turn, err = ch.BeginCollection(ch.now, every)
+		return err
+	})
+	return turn, err
+}
+
 // ScannedKeys returns when all keys of the blob store were last looked through for orphans; zero if never.
 func (c *Core) ScannedKeys(ctx context.Context) (at time.Time, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {

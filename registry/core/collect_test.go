@@ -141,6 +141,15 @@ var _ = eachEngine("Garbage collection", func(h *harness) {
 			HaveKeyWithValue("blobs_bytes", float64(5)), HaveKeyWithValue("removed_count", float64(1)), HaveKeyWithValue("removed_bytes", float64(5))))
 	})
 
+	It("is one replica's turn in each interval", func() {
+		for _, turn := range []bool{true, false, false} {
+			Expect(h.BeginCollection(ctx, time.Hour)).To(Equal(turn))
+		}
+		h.clock.Advance(time.Hour)
+		Expect(h.BeginCollection(ctx, time.Hour)).To(BeTrue())
+		Expect(h.BeginCollection(ctx, 0)).To(BeTrue(), "whoever is told to")
+	})
+
 	DescribeTable("counts the grace anew from", func(use func(b domain.Blob)) {
 		b := h.layer("layer")
 		h.upload(app, b)

@@ -49,6 +49,7 @@ var quayTests = []quayTest{
 	{"set_immutability_idempotent", "core/locks_test.go", "is locked and unlocked by hand, idempotently, with an entry each"},
 	{"change_tag_expiration_blocked_on_immutable_tag", "mgmtapi/tags_test.go", "change_tag_expiration_blocked_on_immutable_tag"},
 	{"prune_tags_skips_immutable_tags", "core/bypasses_test.go", "Put one locked tag among those that expire"},
+	{"gc_skips_immutable_tags", "core/bypasses_test.go", "Wait for garbage collection"},
 	{"delete_tag_skips_immutable_cosign_sibling", "core/quay_test.go", "delete_tag_skips_immutable_cosign_sibling"},
 }
 

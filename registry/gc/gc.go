@@ -69,18 +69,25 @@ func New(options Options) *Collector {
 	return &Collector{Options: options, metrics: newMetrics(), wake: make(chan struct{}, 1)}
 }
 
-// Run collects every interval, and when Wake asks for it, until the context ends.
+// Run collects every interval, and when Wake asks for it, until the context ends. Of several replicas one collects in each
+// interval; if it dies on the way, what it left is for the next one.
 func (c *Collector) Run(ctx context.Context) error {
 	timer := time.NewTimer(min(c.Interval, firstRun))
 	defer timer.Stop()
 	for {
+		every := c.Interval * 9 / 10 // replicas' clocks and timers differ
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
 		case <-c.wake:
+			every = 0
 		}
-		if _, err := c.Collect(ctx); err != nil && ctx.Err() == nil {
+		turn, err := c.Core.BeginCollection(ctx, every)
+		if turn {
+			_, err = c.Collect(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
 			c.Logger.Error("collecting garbage failed; trying again at the next run", "error", err)
 		}
 		timer.Reset(c.Interval)

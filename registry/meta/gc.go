@@ -251,6 +251,12 @@ func (r *Reader) ScannedAt() (time.Time, error) {
 	return fromMicros(micros), err
 }
 
+// BeginCollection notes that a run begins now, unless one began less than every ago: then it reports false.
+func (tx *Tx) BeginCollection(now time.Time, every time.Duration) (bool, error) {
+	n, err := tx.exec(`UPDATE collection SET begun_at = $1 WHERE id = 1 AND begun_at <= $2`, toMicros(now), toMicros(now.Add(-every)))
+	return n > 0, err
+}
+
 // SetScannedAt notes that garbage collection went through all keys of the blob store.
 func (tx *Tx) SetScannedAt(now time.Time) error {
 	return tx.do(`UPDATE collection SET scanned_at = $1 WHERE id = 1`, toMicros(now))

@@ -25,8 +25,8 @@ CREATE TABLE removals (
 );
 CREATE INDEX removals_due ON removals (due_at);
 
--- One row: what garbage collection removed since its last entry in the audit log, and when it last went through all keys
--- of the blob store.
+-- One row: what garbage collection removed since its last entry in the audit log, when it last went through all keys of
+-- the blob store, and when a replica last began a run by its schedule.
 CREATE TABLE collection (
     id            BIGINT PRIMARY KEY CHECK (id = 1),
     manifests     BIGINT NOT NULL DEFAULT 0,
@@ -37,7 +37,8 @@ CREATE TABLE collection (
     orphan_bytes  BIGINT NOT NULL DEFAULT 0,
     removed       BIGINT NOT NULL DEFAULT 0,
     removed_bytes BIGINT NOT NULL DEFAULT 0,
-    scanned_at    BIGINT NOT NULL DEFAULT 0
+    scanned_at    BIGINT NOT NULL DEFAULT 0,
+    begun_at      BIGINT NOT NULL DEFAULT 0
 );
 INSERT INTO collection (id) VALUES (1);
 
