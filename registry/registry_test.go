@@ -94,7 +94,7 @@ var _ = Describe("a registry", func() {
 	})
 
 	It("keeps blobs in S3, and sends clients there if it is told to", func() {
-		server := s3test.New()
+		server := s3test.New(GinkgoT())
 		cfg := settings()
 		cfg.BlobStore = "s3://" + server.Bucket() + "/registry?endpoint=http://" + server.Address
 		GinkgoT().Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)

@@ -120,7 +120,7 @@ func (p *pending) end() *httptest.ResponseRecorder {
 
 var _ = Describe("uploads between replicas", func() {
 	var server *s3test.Server
-	BeforeEach(func() { server = s3test.New() })
+	BeforeEach(func() { server = s3test.New(GinkgoT()) })
 
 	put := func(location, content string) exchange {
 		return exchange{method: "PUT", path: location + "?digest=" + sha(content), status: 201, want: map[string]string{"Docker-Content-Digest": sha(content)}}
@@ -275,8 +275,8 @@ var _ = Describe("an object store that is away", func() {
 	retry := map[string]string{"Retry-After": "1"}
 
 	DescribeTable("makes requests fail that need it, and uploads go on when it is back", func(leave func(*s3test.Server, *s3test.Proxy), comeBack func(*s3test.Server, *s3test.Proxy)) {
-		server := s3test.New()
-		proxy := s3test.NewProxy(server)
+		server := s3test.New(GinkgoT())
+		proxy := s3test.NewProxy(GinkgoT(), server)
 		r := newReplicas(server, proxy.Address, 500*time.Millisecond)
 		h, content, there := r.all[0], noise(12<<20), noise(100)
 		h.pushBlobs(repo, there)
@@ -329,7 +329,7 @@ var _ = Describe("an object store that is away", func() {
 	)
 
 	It("may leave in the middle of many uploads: each one ends well or says 503 and goes on", func() {
-		server := s3test.New()
+		server := s3test.New(GinkgoT())
 		r := newReplicas(server, "", 5*time.Second)
 		const uploads = 12
 		contents, locations := make([]string, uploads), make([]string, uploads)
@@ -381,7 +381,7 @@ var _ = Describe("an object store that is away", func() {
 
 var _ = Describe("redirects to S3", func() {
 	It("answer GET, with or without a range, and nothing else", func() {
-		server := s3test.New()
+		server := s3test.New(GinkgoT())
 		r := newReplicas(server, "", 0, func(o *Options) { o.Redirect = true })
 		h, content := r.all[0], noise(6<<20)
 		h.pushBlobs(repo, content)
@@ -413,7 +413,7 @@ var _ = Describe("redirects to S3", func() {
 	})
 
 	It("are off by default: parts of a blob stream", func() {
-		r := newReplicas(s3test.New(), "", 0)
+		r := newReplicas(s3test.New(GinkgoT()), "", 0)
 		h, content := r.all[0], noise(6<<20)
 		h.pushBlobs(repo, content)
 		r.pulled(1, content)

@@ -21,7 +21,7 @@ func TestS3(t *testing.T) {
 // server is one for all specs, each of which has a bucket of its own.
 var server *s3test.Server
 
-var _ = BeforeSuite(func() { server = s3test.New() })
+var _ = BeforeSuite(func() { server = s3test.New(GinkgoT()) })
 
 // connect opens a store on a bucket, as a process does.
 func connect(address, bucket string, timeout time.Duration) *Store {

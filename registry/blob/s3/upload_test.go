@@ -201,7 +201,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 var _ = Describe("reading from S3", func() {
 	It("goes on where a connection broke, and gives up when S3 is silent", func() {
-		ctx, proxy, bucket := context.Background(), s3test.NewProxy(server), server.Bucket()
+		ctx, proxy, bucket := context.Background(), s3test.NewProxy(GinkgoT(), server), server.Bucket()
 		store := connect(proxy.Address, bucket, 300*time.Millisecond)
 		all := content(6<<20, 4)
 		stored, err := store.put(ctx, all, digest.FromBytes(all))
@@ -245,7 +245,7 @@ var _ = Describe("opening a bucket", func() {
 		Expect(err).NotTo(HaveOccurred())
 	})
 	It("does not need the server to be there", func() {
-		proxy := s3test.NewProxy(server)
+		proxy := s3test.NewProxy(GinkgoT(), server)
 		proxy.Refuse()
 		_, err := Open(context.Background(), options(func(o *Options) { o.Endpoint = proxy.Address }))
 		Expect(err).NotTo(HaveOccurred())

@@ -6,7 +6,6 @@ import (
 	"net"
 	"sync"
 
-	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
 )
 
@@ -31,16 +30,16 @@ const (
 	refusing
 )
 
-// NewProxy starts a proxy to a server for the running spec.
-func NewProxy(server *Server) *Proxy {
-	ginkgo.GinkgoHelper()
+// NewProxy starts a proxy to a server for a test.
+func NewProxy(t T, server *Server) *Proxy {
+	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	gomega.Expect(err).NotTo(gomega.HaveOccurred())
+	gomega.NewWithT(t).Expect(err).NotTo(gomega.HaveOccurred())
 	p := &Proxy{Address: listener.Addr().String(), listener: listener, server: server.Address, conns: map[net.Conn]bool{}}
 	p.moved = sync.NewCond(&p.mu)
 	var all sync.WaitGroup
 	all.Go(func() { p.accept(&all) })
-	ginkgo.DeferCleanup(func() {
+	t.Cleanup(func() {
 		_ = listener.Close()
 		p.set(refusing)
 		all.Wait()

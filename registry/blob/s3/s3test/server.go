@@ -15,7 +15,6 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
-	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
 )
 
@@ -25,10 +24,20 @@ const (
 	SecretKey = "tidelock-test-secret"
 )
 
+// T is the test that runs, a *testing.T or ginkgo.GinkgoT().
+type T interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	TempDir() string
+	Cleanup(fn func())
+}
+
 // Server is an S3 server with its own address and directory, which it keeps over Kill and Start.
 type Server struct {
 	// Address is "127.0.0.1:port".
 	Address string
+	t       T
+	g       *gomega.WithT
 	dir     string
 	process *exec.Cmd
 	ended   chan error
@@ -36,18 +45,19 @@ type Server struct {
 
 var buckets atomic.Int64
 
-// New starts a server for the running spec, or in a BeforeSuite for all.
-func New() *Server {
-	ginkgo.GinkgoHelper()
-	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	gomega.Expect(err).NotTo(gomega.HaveOccurred())
-	s := &Server{Address: listener.Addr().String(), dir: ginkgo.GinkgoT().TempDir()}
-	gomega.Expect(listener.Close()).To(gomega.Succeed())
+// New starts a server for a test, or in a BeforeSuite for all.
+func New(t T) *Server {
+	t.Helper()
+	s := &Server{t: t, g: gomega.NewWithT(t), dir: t.TempDir()}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	s.g.Expect(err).NotTo(gomega.HaveOccurred())
+	s.Address = listener.Addr().String()
+	s.g.Expect(listener.Close()).To(gomega.Succeed())
 	for _, name := range []string{"data", "meta"} {
-		gomega.Expect(os.Mkdir(filepath.Join(s.dir, name), 0o700)).To(gomega.Succeed())
+		s.g.Expect(os.Mkdir(filepath.Join(s.dir, name), 0o700)).To(gomega.Succeed())
 	}
 	s.Start()
-	ginkgo.DeferCleanup(s.Kill)
+	t.Cleanup(s.Kill)
 	return s
 }
 
@@ -63,18 +73,17 @@ func binary() string {
 
 // Start starts the server, on what it had before.
 func (s *Server) Start() {
-	ginkgo.GinkgoHelper()
+	s.t.Helper()
 	program := binary()
-	gomega.Expect(program).To(gomega.BeAnExistingFile(), "build it with: hack/tools/build.sh versitygw")
+	s.g.Expect(program).To(gomega.BeAnExistingFile(), "build it with: hack/tools/build.sh versitygw")
 	s.process = exec.CommandContext(context.Background(), program, "--port", s.Address, "--access", AccessKey, "--secret", SecretKey, "--quiet", "--keep-alive",
 		"posix", "--sidecar", filepath.Join(s.dir, "meta"), filepath.Join(s.dir, "data"))
 	s.process.Dir = s.dir
-	s.process.Stderr = ginkgo.GinkgoWriter
-	gomega.Expect(s.process.Start()).To(gomega.Succeed())
+	s.g.Expect(s.process.Start()).To(gomega.Succeed())
 	process, ended := s.process, make(chan error, 1)
 	s.ended = ended
 	go func() { ended <- process.Wait() }()
-	gomega.Eventually(func(g gomega.Gomega) {
+	s.g.Eventually(func(g gomega.Gomega) {
 		request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+s.Address+"/", nil)
 		g.Expect(err).NotTo(gomega.HaveOccurred())
 		response, err := http.DefaultClient.Do(request)
@@ -97,16 +106,16 @@ func Credentials() *credentials.Credentials {
 
 // Client is a client of the server, to look behind a store.
 func (s *Server) Client() *minio.Core {
-	ginkgo.GinkgoHelper()
+	s.t.Helper()
 	client, err := minio.NewCore(s.Address, &minio.Options{Creds: Credentials(), Region: "us-east-1"})
-	gomega.Expect(err).NotTo(gomega.HaveOccurred())
+	s.g.Expect(err).NotTo(gomega.HaveOccurred())
 	return client
 }
 
 // Bucket makes an empty bucket.
 func (s *Server) Bucket() string {
-	ginkgo.GinkgoHelper()
+	s.t.Helper()
 	name := fmt.Sprintf("bucket-%d", buckets.Add(1))
-	gomega.Expect(s.Client().MakeBucket(context.Background(), name, minio.MakeBucketOptions{})).To(gomega.Succeed())
+	s.g.Expect(s.Client().MakeBucket(context.Background(), name, minio.MakeBucketOptions{})).To(gomega.Succeed())
 	return name
 }
