@@ -33,7 +33,7 @@ CERTIFICATES ?= /etc/ssl/certs/ca-certificates.crt
 
 # test/e2e needs a node and is run by `make e2e` alone.
 TEST_PACKAGES = $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
-TEST_TIMEOUT ?= 20m
+TEST_TIMEOUT ?= 40m
 SOAK_TIMEOUT ?= 6h
 # How long `make soak` looks for bad input with each fuzz target.
 FUZZ_TIME ?= 5m

@@ -21,7 +21,8 @@ import (
 
 // Config is how a registry runs.
 type Config struct {
-	// DataDir is where everything is kept. It must be on a local file system.
+	// DataDir is where everything is kept that is not kept elsewhere. It must be on a local file system. With a Database
+	// and a BlobStore elsewhere there is none.
 	DataDir string
 	// Database is "sqlite", or empty, for a file in DataDir, or the URL of a PostgreSQL database that several replicas may
 	// share.
@@ -184,7 +185,7 @@ func settingText(value *yaml.Node) (string, error) {
 
 // validate refuses what cannot work, or would only seem to be safe.
 func (c *Config) validate() error {
-	if c.DataDir == "" {
+	if c.DataDir == "" && c.usesDirectory() {
 		return errors.New("--data-dir is required")
 	}
 	if err := c.validateDatabase(); err != nil {

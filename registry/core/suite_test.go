@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,9 +18,7 @@ import (
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
-	"github.com/tidelock/tidelock/registry/meta/postgres"
-	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
-	"github.com/tidelock/tidelock/registry/meta/sqlite"
+	"github.com/tidelock/tidelock/registry/meta/metatest"
 )
 
 func TestCore(t *testing.T) {
@@ -31,24 +28,20 @@ func TestCore(t *testing.T) {
 
 // engines are the stores that every behaviour is tested on.
 var engines = map[string]func(dir string) meta.Store{
-	"sqlite":                       openSQLite,
-	"sqlite, each write run twice": func(dir string) meta.Store { return repeatingStore{openSQLite(dir)} },
-	"postgres": func(dir string) meta.Store {
-		dsn, err := postgrestest.Database(dir)
-		Expect(err).NotTo(HaveOccurred())
-		store, err := postgres.Open(context.Background(), dsn, quiet)
+	"sqlite":                       opener(metatest.OpenSQLite),
+	"sqlite, each write run twice": func(dir string) meta.Store { return repeatingStore{opener(metatest.OpenSQLite)(dir)} },
+	"postgres":                     opener(metatest.OpenPostgreSQL),
+}
+
+func opener(open func(dir string, logger *slog.Logger) (meta.Store, error)) func(dir string) meta.Store {
+	return func(dir string) meta.Store {
+		store, err := open(dir, quiet)
 		Expect(err).NotTo(HaveOccurred())
 		return store
-	},
+	}
 }
 
 var quiet = slog.New(slog.DiscardHandler)
-
-func openSQLite(dir string) meta.Store {
-	store, err := sqlite.Open(context.Background(), filepath.Join(dir, "tidelock.db"), quiet)
-	Expect(err).NotTo(HaveOccurred())
-	return store
-}
 
 // repeatingStore runs each write once in vain before it runs it, as engines do whose transactions meet.
 type repeatingStore struct{ meta.Store }
