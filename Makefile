@@ -100,7 +100,8 @@ soak: build ## Run the tests in their long form.
 
 .PHONY: bench
 bench: build ## Measure, beside another registry in the same run.
-	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane registry-peer
+	@hack/packages.sh postgresql
+	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane registry-peer versitygw
 	@go run ./hack/bench $(ARGS)
 
 ##@ Develop

@@ -2,11 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/meta/postgres"
+	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 )
 
@@ -35,6 +44,7 @@ type storage struct {
 // engines are all that a registry can be run on, the embedded default first.
 var engines = []engine{
 	{name: "files", promised: true, memory: 256, provide: embedded},
+	{name: "postgres-s3", memory: 512, provide: scaledOut},
 }
 
 // embedded is SQLite and files.
@@ -50,4 +60,77 @@ func embedded(_ context.Context, _ options, dir string) (*storage, error) {
 		},
 		remove: func() {},
 	}, nil
+}
+
+// scaledOut is a PostgreSQL and an S3 server of its own, on this machine.
+func scaledOut(ctx context.Context, o options, dir string) (_ *storage, err error) {
+	var undo []func()
+	remove := func() {
+		for _, fn := range slices.Backward(undo) {
+			fn()
+		}
+	}
+	defer func() {
+		if err != nil {
+			remove()
+		}
+	}()
+	database, err := postgrestest.New()
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { _ = database.Close() })
+	dsn, err := database.Database("bench")
+	if err != nil {
+		return nil, err
+	}
+	address, stop, err := startObjectStore(ctx, o, dir)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, stop)
+	return &storage{
+		flags: []string{"--database", dsn, "--blob-store", "s3://" + bucket + "?endpoint=http://" + address},
+		open: func(ctx context.Context) (meta.Store, error) {
+			return postgres.Open(ctx, dsn, slog.New(slog.DiscardHandler))
+		},
+		remove: remove,
+	}, nil
+}
+
+// bucket holds the blobs of a registry under test, accessKey and secretKey open it.
+const (
+	bucket    = "bench"
+	accessKey = "tidelock-bench"
+	secretKey = "tidelock-bench-secret"
+)
+
+// startObjectStore starts an S3 server with a bucket, and returns its address.
+func startObjectStore(ctx context.Context, o options, dir string) (address string, stop func(), err error) {
+	for _, name := range []string{"data", "meta"} {
+		if err := os.MkdirAll(filepath.Join(dir, "s3", name), 0o700); err != nil {
+			return "", nil, err
+		}
+	}
+	// Registries find the credentials here, as they would anywhere.
+	if err := errors.Join(os.Setenv("AWS_ACCESS_KEY_ID", accessKey), os.Setenv("AWS_SECRET_ACCESS_KEY", secretKey)); err != nil {
+		return "", nil, err
+	}
+	s, err := startServer(ctx, filepath.Join(dir, "s3"), "/healthz", func(address string) *exec.Cmd {
+		return exec.Command(filepath.Join(o.bin, "versitygw"), "--port", address, "--access", accessKey, "--secret", secretKey, "--quiet", "--keep-alive", "--health", "/healthz",
+			"posix", "--sidecar", filepath.Join(dir, "s3", "meta"), filepath.Join(dir, "s3", "data"))
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	address = strings.TrimPrefix(s.url, "http://")
+	client, err := minio.New(address, &minio.Options{Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1"})
+	if err == nil {
+		err = client.MakeBucket(ctx, bucket, minio.MakeBucketOptions{})
+	}
+	if err != nil {
+		s.stop()
+		return "", nil, err
+	}
+	return address, func() { s.stop() }, nil
 }

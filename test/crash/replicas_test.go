@@ -66,7 +66,7 @@ func TestAnUploadGoesOnAtAnotherReplica(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	_, err = client.Write(content[half+1000 : half+1<<20]) // what was written before is on its way by then
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Eventually(func() int { return replicas[0].send(http.MethodGet, location, nil, nil).StatusCode }).WithTimeout(10 * time.Second).
+	g.Eventually(func() int { return replicas[0].send(http.MethodGet, location, nil, nil).StatusCode }).WithTimeout(10*time.Second).
 		Should(Equal(http.StatusConflict), "while it is being written")
 	replicas[1].kill()
 	g.Expect(client.CloseWithError(io.ErrUnexpectedEOF)).To(Succeed())

@@ -49,7 +49,7 @@ var buckets atomic.Int64
 func New(t T) *Server {
 	t.Helper()
 	s := &Server{t: t, g: gomega.NewWithT(t), dir: t.TempDir()}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	s.g.Expect(err).NotTo(gomega.HaveOccurred())
 	s.Address = listener.Addr().String()
 	s.g.Expect(listener.Close()).To(gomega.Succeed())
