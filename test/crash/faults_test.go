@@ -38,7 +38,7 @@ func TestFaults(t *testing.T) {
 		p.fill(newImage("layer of filled", ""))
 		var all, present []*organization
 		var everything []*images
-		policy, interrupted := "", 0
+		policy, interrupted, undecided := "", 0, 0
 		for round := range rounds() {
 			if round%livesEach == 0 {
 				present = p.newOrganizations(round)
@@ -68,11 +68,15 @@ func TestFaults(t *testing.T) {
 					p.checkClosures(o.repository())
 					o.readAll()
 					o.unlockAll()
-					o.check(t)
+					if !o.check(t) {
+						undecided++
+					}
 				}
 			}
 		}
 		p.g.Expect(interrupted).To(BeNumerically(">", 0), "no sweep was interrupted in the middle")
+		// Operations without an answer may have happened at any time, and now and then there are too many orders.
+		p.g.Expect(undecided).To(BeNumerically("<=", len(all)/4), "most histories must be decided")
 		p.checkClosures(repository)
 		for _, s := range everything {
 			s.check(p)

@@ -350,15 +350,20 @@ func (o *organization) choose() input {
 	return in
 }
 
-// checkTimeout bounds the search for an order of one history.
-const checkTimeout = 2 * time.Minute
+// checkTimeout bounds the search for an order of one history: it is found within seconds, or hardly at all.
+const checkTimeout = 30 * time.Second
 
-// check fails the test if no order of the operations, each between its call and its answer, explains all answers.
-func (o *organization) check(t *testing.T) {
+// check fails the test if no order of the operations, each between its call and its answer, explains all answers. It
+// reports false if there are too many orders to tell.
+func (o *organization) check(t *testing.T) (decided bool) {
 	t.Helper()
 	result, info := porcupine.CheckOperationsVerbose(model, o.history, checkTimeout)
-	if result == porcupine.Ok {
-		return
+	switch result {
+	case porcupine.Ok:
+		return true
+	case porcupine.Unknown:
+		t.Logf("the history of %s, %d operations, could not be decided within %s", o.name, len(o.history), checkTimeout)
+		return false
 	}
 	dir := t.ArtifactDir()
 	picture := filepath.Join(dir, o.name+".html")
@@ -368,7 +373,8 @@ func (o *organization) check(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, o.name+".txt"), []byte(list(o.history)), 0o600); err != nil {
 		t.Error(err)
 	}
-	t.Fatalf("the history of %s is %s, not linearizable. All of it is in %s and beside it (kept by go test -artifacts).\n%s", o.name, result, picture, explain(o.history, info))
+	t.Fatalf("the history of %s is not linearizable. All of it is in %s and beside it (kept by go test -artifacts).\n%s", o.name, picture, explain(o.history, info))
+	return false
 }
 
 // explain says how far the best order of a history goes, and before which operations it ends.
