@@ -108,6 +108,8 @@ func spec(pattern string) domain.PolicySpec {
 type gate struct {
 	mu     sync.Mutex
 	passes chan struct{}
+	// deletes says that what removes content is held too: clients' deletes look like the collector's.
+	deletes bool
 	// held counts those that wait.
 	held atomic.Int64
 }
@@ -117,6 +119,12 @@ func newGate() *gate {
 	g.allow(0)
 	g.open()
 	return g
+}
+
+func (g *gate) holdDeletes(held bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.deletes = held
 }
 
 func (g *gate) allow(n int) {
@@ -153,10 +161,10 @@ type gatedStore struct {
 }
 
 func (s gatedStore) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
-	if scope.Background && !scope.RepositoryExclusive { // not a client's delete
-		s.gate.mu.Lock()
-		passes := s.gate.passes
-		s.gate.mu.Unlock()
+	s.gate.mu.Lock()
+	passes, deletes := s.gate.passes, s.gate.deletes
+	s.gate.mu.Unlock()
+	if scope.Background && (deletes || !scope.RepositoryExclusive) {
 		s.gate.held.Add(1)
 		select {
 		case <-passes:

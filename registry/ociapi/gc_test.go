@@ -1,14 +1,10 @@
 package ociapi
 
 import (
-	"context"
-	"io"
-
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/tidelock/tidelock/registry/blob"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
@@ -25,15 +21,6 @@ func (f *finds) FoundBlob(name domain.RepositoryName, d digest.Digest) {
 
 func (f *finds) FoundManifest(name domain.RepositoryName, d digest.Digest) {
 	f.manifests = append(f.manifests, name.String()+"@"+d.String())
-}
-
-// full is a blob store on a full disk.
-type full struct{ blob.Store }
-
-var errFull = &domain.Error{Code: domain.CodeStorageFull, Message: "the disk is full", Cause: blob.ErrFull}
-
-func (full) Append(_ context.Context, u domain.Upload, _ io.Reader, _ func(domain.Upload) error) (domain.Upload, error) {
-	return u, errFull
 }
 
 var _ = Describe("garbage collection", func() {
@@ -56,12 +43,5 @@ var _ = Describe("garbage collection", func() {
 		}
 		Expect(found.blobs).To(Equal([]string{"team-a/app@" + sha(layer)}))
 		Expect(found.manifests).To(Equal([]string{"team-a/app@" + sha(image)}))
-	})
-})
-
-var _ = Describe("a full disk", func() {
-	It("is said to be the reason, with 507", func() {
-		h := newHarness(func(o *Options) { o.Blobs = full{o.Blobs} })
-		h.check(exchange{method: "POST", path: repo + "/blobs/uploads/?digest=" + sha(layer), body: layer, status: 507, answer: refusal("STORAGE_FULL", "the disk is full")})
 	})
 })

@@ -338,15 +338,13 @@ var _ = Describe("uploads", func() {
 
 		It("make room when the disk is full, and the answer says why", func() {
 			h = newHarness(func(o *Options) { o.Blobs = fullStore{o.Blobs} })
-			full := exchange{method: "PATCH", path: h.begin(repo), body: layer, status: 503, want: map[string]string{"Retry-After": "1"},
-				answer: refusal("UNAVAILABLE", "the registry's disk is full and nothing was stored; free space or enlarge the volume, then try again")}
+			full := exchange{method: "PATCH", path: h.begin(repo), body: layer, status: 507, answer: refusal("STORAGE_FULL", "the disk is full")}
 			h.check(full)
 			h.check(exchange{method: "GET", path: full.path, status: 404, answer: refusal("BLOB_UPLOAD_UNKNOWN", goneUpload)})
 			full.method, full.path = "POST", repo+"/blobs/uploads/?digest="+sha(layer)
 			h.check(full)
 			blobs, uploads := h.files()
 			Expect([]int{blobs, uploads}).To(Equal([]int{0, 0}))
-			Expect(h.log.String()).To(ContainSubstring("no space left on device"))
 		})
 
 		It("are taken in larger chunks where the store cannot take them so", func() {
@@ -375,7 +373,7 @@ type fullStore struct{ blob.Store }
 
 func (s fullStore) Append(ctx context.Context, u domain.Upload, r io.Reader, save func(domain.Upload) error) (domain.Upload, error) {
 	u, err := s.Store.Append(ctx, u, r, save)
-	return u, errors.Join(err, fmt.Errorf("%w: %w", blob.ErrFull, syscall.ENOSPC))
+	return u, errors.Join(err, &domain.Error{Code: domain.CodeStorageFull, Message: "the disk is full", Cause: errors.Join(blob.ErrFull, syscall.ENOSPC)})
 }
 
 type largeStore struct{ blob.Store }

@@ -170,7 +170,10 @@ var _ = Describe("cosign", func() {
 		origin, err := url.Parse("http://" + host)
 		Expect(err).NotTo(HaveOccurred())
 		proxy := &httputil.ReverseProxy{
-			Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(origin) },
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.SetURL(origin)
+				r.Out.Host = r.In.Host // tokens are to be had here too
+			},
 			ModifyResponse: func(r *http.Response) error {
 				r.Header.Del("OCI-Subject")
 				return nil
