@@ -202,6 +202,7 @@ var _ = Describe("a push by digest with tags", func() {
 
 	It("stores nothing if a tag is locked elsewhere, and names all that are", func() {
 		h.pushManifest(repo, "v2", image)
+		h.clock.Advance(time.Second)
 		policy := h.lock("v.*")
 		e := push("tag=latest&tag=v2&tag=multi&tag=v1")
 		e.status, e.want = 422, map[string]string{"OCI-Tag": ""}
@@ -345,6 +346,7 @@ var _ = Describe("locked tags", func() {
 	BeforeEach(func() {
 		h = withContent()
 		h.pushManifest(repo, "latest", image)
+		h.clock.Advance(time.Second)
 		lock = h.lock("v.*")
 	})
 	other := imageManifest("application/vnd.oci.image.config.v1+json", config)
