@@ -28,7 +28,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newOperatorCommand(), newRegistryCommand())
+	root.AddCommand(newOperatorCommand(), newRegistryCommand(), newAuditCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "tidelock:", err)
 		return 1

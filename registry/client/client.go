@@ -1,4 +1,5 @@
-// Package client is all that the Kubernetes operator knows of the registry: its endpoints under /api/v1/operator.
+// Package client calls the registry's management API, for the Kubernetes operator (its endpoints under /api/v1/operator
+// are all that controllers know of the registry) and for the commands of an auditor.
 package client
 
 import (
@@ -40,6 +41,9 @@ type Options struct {
 	TokenFile string
 	// Token gives the operator's token instead of TokenFile.
 	Token func() (string, error)
+	// Username calls as an account of the registry, not as the operator. PasswordFile holds its password or token, and is
+	// read for each call.
+	Username, PasswordFile string
 	// CA is a PEM bundle that the registry's certificate must lead to; without it, the system's.
 	CA []byte
 	// TLS is used instead of CA where more than a bundle is to be said.
@@ -51,10 +55,10 @@ type Options struct {
 // Client calls the registry. It is safe for concurrent use. All errors that the registry answers with are an *Error;
 // others mean that it could not be reached or understood, and may be tried again.
 type Client struct {
-	base    *url.URL
-	token   func() (string, error)
-	timeout time.Duration
-	http    *http.Client
+	base         *url.URL
+	authenticate func(*http.Request) error
+	timeout      time.Duration
+	http         *http.Client
 }
 
 // New makes a client. It does not call the registry.
@@ -63,8 +67,9 @@ func New(options Options) (*Client, error) {
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
 		return nil, fmt.Errorf("registry address %q is not an http or https URL", options.URL)
 	}
-	if (options.TokenFile == "") == (options.Token == nil) {
-		return nil, errors.New("the registry's client needs either a token file or a token")
+	authenticate, err := options.authentication()
+	if err != nil {
+		return nil, err
 	}
 	base = base.JoinPath("/")
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -82,23 +87,57 @@ func New(options Options) (*Client, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
 	c := &Client{
-		base: base, token: options.Token, timeout: options.Timeout,
+		base: base, authenticate: authenticate, timeout: options.Timeout,
 		// A redirect would carry the token to wherever it points.
 		http: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
-	if c.token == nil {
-		c.token = func() (string, error) {
-			content, err := os.ReadFile(options.TokenFile)
-			return strings.TrimSpace(string(content)), err
-		}
-	}
 	if c.timeout == 0 {
 		c.timeout = DefaultTimeout
 	}
 	return c, nil
+}
+
+// authentication returns what puts the caller's credentials into a request.
+func (o Options) authentication() (func(*http.Request) error, error) {
+	given := 0
+	for _, is := range []bool{o.TokenFile != "", o.Token != nil, o.Username != ""} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given != 1 || (o.Username == "") != (o.PasswordFile == ""):
+		return nil, errors.New("the registry's client needs a token file, a token, or a name with a password file")
+	case o.Username != "":
+		return func(request *http.Request) error {
+			password, err := readSecret(o.PasswordFile)
+			if err != nil {
+				return fmt.Errorf("reading the password of %s: %w", o.Username, err)
+			}
+			request.SetBasicAuth(o.Username, password)
+			return nil
+		}, nil
+	}
+	token := o.Token
+	if token == nil {
+		token = func() (string, error) { return readSecret(o.TokenFile) }
+	}
+	return func(request *http.Request) error {
+		value, err := token()
+		if err != nil {
+			return fmt.Errorf("reading the operator's token: %w", err)
+		}
+		request.Header.Set("Authorization", "Bearer "+value)
+		return nil
+	}, nil
+}
+
+func readSecret(path string) (string, error) {
+	content, err := os.ReadFile(path)
+	return strings.TrimSpace(string(content)), err
 }
 
 // PutPolicy makes a policy what the ImmutabilityPolicy of this namespace and name declares. It is idempotent.
@@ -217,6 +256,32 @@ func (c *Client) target(r request) *url.URL {
 	return &target
 }
 
+// Get reads the JSON answer of an endpoint, whose path is given by its segments.
+func (c *Client) Get(ctx context.Context, path []string, query url.Values, answer any) error {
+	return c.do(ctx, request{method: http.MethodGet, path: path, query: query, answer: answer})
+}
+
+// Stream begins to read an answer of any length, for as long as ctx lasts. The caller closes it.
+func (c *Client) Stream(ctx context.Context, path []string, query url.Values) (io.ReadCloser, error) {
+	target := c.target(request{path: path, query: query})
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("calling the registry: %w", err)
+	}
+	if err := c.authenticate(request); err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("calling the registry: %w", err)
+	}
+	if response.StatusCode/100 != 2 {
+		defer func() { _ = response.Body.Close() }()
+		return nil, readError(response, io.LimitReader(response.Body, maxAnswer))
+	}
+	return response.Body, nil
+}
+
 func (c *Client) do(ctx context.Context, r request) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+r.wait)
 	defer cancel()
@@ -233,11 +298,9 @@ func (c *Client) do(ctx context.Context, r request) error {
 	if err != nil {
 		return fmt.Errorf("calling the registry: %w", err)
 	}
-	token, err := c.token()
-	if err != nil {
-		return fmt.Errorf("reading the operator's token: %w", err)
+	if err := c.authenticate(request); err != nil {
+		return err
 	}
-	request.Header.Set("Authorization", "Bearer "+token)
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
