@@ -44,7 +44,7 @@ type Core interface {
 
 // Uploads is what the API needs of registry/core for uploads.
 type Uploads interface {
-	BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (core.UploadSession, error)
+	BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, whole bool) (core.UploadSession, error)
 	Upload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (domain.Upload, error)
 	TakeUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (core.UploadSession, error)
 	IdleUploads(ctx context.Context) (ids []string, err error)
