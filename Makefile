@@ -84,6 +84,8 @@ test: build libc ## Run every test, with a real API server and real clients.
 
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on a real node (Linux, root; KEEP=1 leaves the node up).
+	@hack/packages.sh postgresql
+	@hack/tools/build.sh versitygw
 	@hack/e2e.sh '$(VERSION)'
 
 .PHONY: conformance

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# render.sh IMAGE prints config/default with IMAGE in place of the released one.
+# render.sh IMAGE [FOLDER] prints config/FOLDER, config/default without one, with IMAGE in place of the released one.
 set -euo pipefail
-[ $# = 1 ] || { echo "usage: render.sh IMAGE" >&2; exit 2; }
+[ $# = 1 ] || [ $# = 2 ] || { echo "usage: render.sh IMAGE [FOLDER]" >&2; exit 2; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # A tag or digest stands in the last part of the name; a colon before it belongs to a port.
@@ -18,7 +18,7 @@ trap 'rm -rf "$dir"' EXIT
 cat > "$dir/kustomization.yaml" << END
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
-resources: [../../config/default]
+resources: [../../config/${2:-default}]
 images: [{name: ghcr.io/tidelock/tidelock, newName: "$name", $version}]
 END
 "$root/bin/kubectl" kustomize "$dir"

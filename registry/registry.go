@@ -231,11 +231,11 @@ func (r *Registry) expireUploads(ctx context.Context) {
 	ticker := time.NewTicker(expireInterval)
 	defer ticker.Stop()
 	for {
+		r.oci.ExpireUploads(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			r.oci.ExpireUploads(ctx)
 		}
 	}
 }

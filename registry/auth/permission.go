@@ -288,12 +288,12 @@ func (a *Authenticator) Authorize(ctx context.Context, id Identity, permission P
 		return nil
 	case id.Role == RoleAnonymous:
 		return domain.Errorf(domain.CodeUnauthorized, "authentication is required")
-	case allowed && needed(permission, on) == "":
+	case allowed && Needed(permission, on) == "":
 		return domain.Errorf(domain.CodeUnauthorized, "a token of %s is for /v2 only", tokenPath)
 	case id.inScope(permission, on):
 		return denied(id, permission, on)
 	case allowed:
-		return domain.Errorf(domain.CodeUnauthorized, "the token is not for this; ask for one with the scope %s", needed(permission, on))
+		return domain.Errorf(domain.CodeUnauthorized, "the token is not for this; ask for one with the scope %s", Needed(permission, on))
 	default:
 		// A token of less than its account has is told what would be needed, as other registries do.
 		return domain.Errorf(domain.CodeUnauthorized, "%w", denied(id, permission, on))

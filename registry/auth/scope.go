@@ -134,8 +134,8 @@ func (id Identity) inScope(permission Permission, on Resource) bool {
 	})
 }
 
-// needed is the scope that a token must have for a permission, empty where none is enough.
-func needed(permission Permission, on Resource) string {
+// Needed is the scope that a token must have for a permission, empty where none is enough.
+func Needed(permission Permission, on Resource) string {
 	switch permission {
 	case CatalogRead:
 		return "registry:catalog:*"

@@ -223,10 +223,11 @@ func wrongToken() error { return domain.Errorf(domain.CodeUnauthorized, "the tok
 func looksLikeJWT(token string) bool { return strings.Count(token, ".") == 2 }
 
 // BearerChallenge is the WWW-Authenticate header of a 401 answer of /v2 (RFC 6750): where to get a token, and for what.
-// The base is where clients reach the registry. The kind of error is empty for a request without credentials.
-func BearerChallenge(base *url.URL, permission Permission, on Resource, kind string) string {
+// The base is where clients reach the registry, the scopes are those of Needed. The kind of error is empty for a request
+// without credentials.
+func BearerChallenge(base *url.URL, kind string, scopes ...string) string {
 	challenge := `Bearer realm="` + base.JoinPath(tokenPath).String() + `",service="` + Service + `"`
-	if scope := needed(permission, on); scope != "" {
+	if scope := strings.TrimSpace(strings.Join(scopes, " ")); scope != "" {
 		challenge += `,scope="` + scope + `"`
 	}
 	if kind != "" {

@@ -33,6 +33,17 @@ const uploadTouch = time.Minute
 type UploadSession struct {
 	domain.Upload
 	epoch int64
+	// whole uploads come in the request that begins them. Nobody else can go on with them, so they are idle as soon as that
+	// request is gone.
+	whole bool
+}
+
+// usedAt is when the upload counts as used by what happens now.
+func (s UploadSession) usedAt(now time.Time) time.Time {
+	if s.whole {
+		return noTime
+	}
+	return now
 }
 
 // sessions is the scope of transactions about uploads. They lock nothing else; and an upload that must be begun again
@@ -40,13 +51,14 @@ type UploadSession struct {
 var sessions = meta.Scope{Volatile: true}
 
 // BeginUpload records a new upload, which belongs to the caller in the repository: for everybody else it does not exist.
-// With take, the session has it for itself. Too many open uploads are refused with TOOMANYREQUESTS.
-func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (UploadSession, error) {
-	s := UploadSession{Upload: upload, epoch: 1}
+// One that comes whole in this request the session has for itself; then LeaveUpload must follow. Too many open uploads are
+// refused with TOOMANYREQUESTS.
+func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, whole bool) (UploadSession, error) {
+	s := UploadSession{Upload: upload, epoch: 1, whole: whole}
 	if err := c.checkSynced(ctx); err != nil {
 		return s, err
 	}
-	if take && !c.uploads.lock(upload.ID) {
+	if whole && !c.uploads.lock(upload.ID) {
 		return s, uploadBusy()
 	}
 	perCaller := max(1, c.options.MaxUploads/4)
@@ -59,13 +71,13 @@ func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domai
 			return domain.Errorf(domain.CodeTooManyRequests, "too many uploads are open (%d, %d of them yours); finish or cancel some, then try again", all, own)
 		}
 		now := c.now()
-		row := meta.UploadSession{Upload: upload, Repository: name.String(), CallerKind: caller.Kind, CallerName: caller.Name, Epoch: s.epoch, UsedAt: now}
-		if take {
+		row := meta.UploadSession{Upload: upload, Repository: name.String(), CallerKind: caller.Kind, CallerName: caller.Name, Epoch: s.epoch, UsedAt: s.usedAt(now)}
+		if whole {
 			row.BusyUntil = c.leaseEnd(now)
 		}
 		return tx.AddUpload(row)
 	})
-	if err != nil && take {
+	if err != nil && whole {
 		c.LeaveUpload(s)
 	}
 	return s, forClient(err)
@@ -202,14 +214,14 @@ func (c *Core) SaveUpload(ctx context.Context, s UploadSession, giveBack bool) e
 		if giveBack {
 			busyUntil = noTime
 		}
-		return tx.SaveUpload(meta.UploadSession{Upload: s.Upload, Epoch: s.epoch, UsedAt: now, BusyUntil: busyUntil})
+		return tx.SaveUpload(meta.UploadSession{Upload: s.Upload, Epoch: s.epoch, UsedAt: s.usedAt(now), BusyUntil: busyUntil})
 	})
 }
 
 // RenewUpload keeps a session's upload from being taken over for another UploadLease.
 func (c *Core) RenewUpload(ctx context.Context, s UploadSession) error {
 	return c.fenced(ctx, func(tx *meta.Tx, now, busyUntil time.Time) (bool, error) {
-		return tx.UseUpload(s.ID, s.epoch, busyUntil, now)
+		return tx.UseUpload(s.ID, s.epoch, busyUntil, s.usedAt(now))
 	})
 }
 

@@ -178,6 +178,23 @@ var _ = eachEngine("Upload sessions", func(h *harness) {
 		Expect(err).To(haveCode(domain.CodeTooManyRequests))
 	})
 
+	It("that come whole are idle once their request is gone, for nobody can go on with them", func() {
+		s, err := h.BeginUpload(ctx, alice, app, domain.Upload{ID: "whole", State: []byte{}}, true)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(h.RenewUpload(ctx, s)).To(Succeed())
+		Expect(h.SaveUpload(ctx, s, false)).To(Succeed())
+		Expect(h.IdleUploads(ctx)).To(BeEmpty(), "it has its lease")
+		h.clock.Advance(core.UploadLease)
+		Expect(h.IdleUploads(ctx)).To(Equal([]string{"whole"}))
+		_, err = h.TakeIdleUpload(ctx, "whole")
+		Expect(err).To(MatchError(core.ErrUploadBusy), "the request is still there")
+		h.LeaveUpload(s)
+		s, err = h.TakeIdleUpload(ctx, "whole")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(h.EndUpload(ctx, s)).To(Succeed())
+		h.LeaveUpload(s)
+	})
+
 	It("need no lease where one process has the uploads", func() {
 		h.with(func(o *core.Options) { o.SharedUploads = false })
 		begin("u1")

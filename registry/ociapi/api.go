@@ -44,7 +44,7 @@ type Core interface {
 
 // Uploads is what the API needs of registry/core for uploads.
 type Uploads interface {
-	BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (core.UploadSession, error)
+	BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, whole bool) (core.UploadSession, error)
 	Upload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (domain.Upload, error)
 	TakeUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, id string) (core.UploadSession, error)
 	IdleUploads(ctx context.Context) (ids []string, err error)
@@ -130,11 +130,6 @@ func (r *request) create() core.Create {
 	return core.CreateOwnRepository
 }
 
-// mayPull reports whether the caller may pull from a repository.
-func (r *request) mayPull(repository domain.Repository) (bool, error) {
-	return auth.MayPull(r.identity, repository), nil
-}
-
 // digest reads the reference as a digest.
 func (r *request) digest() (digest.Digest, error) { return domain.ParseDigest(r.reference) }
 
@@ -194,6 +189,15 @@ func (a *API) handle(r *http.Request) (answer, error) {
 	return chosen.handle(a, req)
 }
 
+// insufficientScope is RFC 6750's error for a token that is not for what it came with.
+const insufficientScope = "insufficient_scope"
+
+// unauthorized is the answer to whoever may try again with a token for the scopes.
+func (a *API) unauthorized(r *http.Request, cause *domain.Error, kind string, scopes ...string) error {
+	challenge := auth.BearerChallenge(a.auth.ExternalURL(r), kind, scopes...)
+	return &failure{header: http.Header{"Www-Authenticate": {challenge}}, cause: cause}
+}
+
 // authorize checks a permission. Whoever may try again with other credentials is told where to get a token, and for what.
 func (a *API) authorize(r *http.Request, identity auth.Identity, permission auth.Permission, on auth.Resource) error {
 	err := a.auth.Authorize(r.Context(), identity, permission, on)
@@ -203,8 +207,7 @@ func (a *API) authorize(r *http.Request, identity auth.Identity, permission auth
 	}
 	kind := ""
 	if identity.Scopes != nil {
-		kind = "insufficient_scope"
+		kind = insufficientScope
 	}
-	challenge := auth.BearerChallenge(a.auth.ExternalURL(r), permission, on, kind)
-	return &failure{header: http.Header{"Www-Authenticate": {challenge}}, cause: known}
+	return a.unauthorized(r, known, kind, auth.Needed(permission, on))
 }

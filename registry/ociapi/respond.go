@@ -168,7 +168,7 @@ func (a *API) challenge(r *http.Request) string {
 	if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		kind = "invalid_token"
 	}
-	return auth.BearerChallenge(a.auth.ExternalURL(r), auth.RegistryPing, auth.Resource{}, kind)
+	return auth.BearerChallenge(a.auth.ExternalURL(r), kind)
 }
 
 func detail(lock *domain.LockError) any {

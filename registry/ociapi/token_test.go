@@ -329,7 +329,12 @@ var _ = Describe("pushes of accounts", func() {
 		third := "only in team-a/public"
 		Expect(g.send("writer", "POST", "/v2/team-a/public/blobs/uploads/?digest="+sha(third), third).Code).To(Equal(http.StatusCreated))
 		narrow := g.token("writer", "repository:team-a/app:pull,push")
-		Expect(g.withToken(narrow.Token, "POST", mount("team-a/public", third), "").Code).To(Equal(http.StatusAccepted))
+		for _, path := range []string{mount("team-a/public", third), "/v2/team-a/app/blobs/uploads/?mount=" + sha(third)} {
+			w := g.withToken(narrow.Token, "POST", path, "")
+			Expect(w.Code).To(Equal(http.StatusUnauthorized))
+			Expect(w.Header().Get("WWW-Authenticate")).To(HaveSuffix(`scope="repository:team-a/app:pull,push repository:team-a/public:pull",error="insufficient_scope"`))
+		}
+		Expect(g.withToken(narrow.Token, "POST", mount("team-b/secret", other), "").Code).To(Equal(http.StatusAccepted), "the account may not, so no token will do")
 		wide := g.token("writer", "repository:team-a/app:pull,push", "repository:team-a/public:pull")
 		Expect(g.withToken(wide.Token, "POST", mount("team-a/public", third), "").Code).To(Equal(http.StatusCreated))
 	})

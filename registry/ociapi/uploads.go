@@ -63,7 +63,7 @@ func (a *API) postUpload(r *request) (answer, error) {
 
 // mount tries to link a blob of another repository, where ?mount= asks for it: of the one that ?from= names, else of any.
 // If it is not to be had the client gets an upload, as without the parameter: a caller who may not pull from the other
-// repository learns nothing about it.
+// repository learns nothing about it. If only its token is not for that repository, it is told to get another one.
 func (a *API) mount(r *request, query url.Values) (mounted bool, d digest.Digest, err error) {
 	if !query.Has("mount") {
 		return false, "", nil
@@ -71,15 +71,31 @@ func (a *API) mount(r *request, query url.Values) (mounted bool, d digest.Digest
 	if d, err = domain.ParseDigest(query.Get("mount")); err != nil {
 		return false, "", err
 	}
+	// A token may be for less than its account is allowed to.
+	account, beyondToken := r.identity, domain.RepositoryName{}
+	account.Scopes = nil
+	mayPull := func(from domain.RepositoryName, allowed func(auth.Identity) bool) bool {
+		if allowed(r.identity) {
+			return true
+		}
+		if allowed(account) {
+			beyondToken = from
+		}
+		return false
+	}
 	if query.Get("from") == "" {
-		mounted, err = a.core.MountAnyBlob(r.Context(), r.identity.Caller, r.name, d, r.mayPull, r.create())
-		return mounted, d, err
+		mounted, err = a.core.MountAnyBlob(r.Context(), r.identity.Caller, r.name, d, func(from domain.Repository) (bool, error) {
+			return mayPull(from.Name, func(id auth.Identity) bool { return auth.MayPull(id, from) }), nil
+		}, r.create())
+	} else if from, nowhere := domain.ParseRepositoryName(query.Get("from")); nowhere == nil && mayPull(from, func(id auth.Identity) bool {
+		return a.auth.Authorize(r.Context(), id, auth.RepositoryPull, auth.Repository(from)) == nil
+	}) {
+		mounted, err = a.core.MountBlob(r.Context(), r.identity.Caller, r.name, from, d, r.create())
 	}
-	from, nowhere := domain.ParseRepositoryName(query.Get("from"))
-	if nowhere != nil || a.auth.Authorize(r.Context(), r.identity, auth.RepositoryPull, auth.Repository(from)) != nil {
-		return false, d, nil //nolint:nilerr // no source is no error here
+	if err == nil && !mounted && beyondToken.Path != "" {
+		push, pull := auth.Needed(auth.RepositoryPush, auth.Repository(r.name)), auth.Needed(auth.RepositoryPull, auth.Repository(beyondToken))
+		err = a.unauthorized(r.Request, domain.Errorf(domain.CodeUnauthorized, "the token is not for a mount from %s; ask for one with the scope %s %s", beyondToken, push, pull), insufficientScope, push, pull)
 	}
-	mounted, err = a.core.MountBlob(r.Context(), r.identity.Caller, r.name, from, d, r.create())
 	return mounted, d, err
 }
 

@@ -69,7 +69,7 @@ func path(parts ...string) string {
 }
 
 var _ = Describe("Tidelock on a real node", Ordered, func() {
-	var registry, password string
+	var registry, password, database, store string
 	image := func(reference string) string { return registry + "/team-a/" + reference }
 
 	BeforeAll(func() {
@@ -79,6 +79,7 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 		rendered, err := exec.Command(path("hack", "render.sh"), os.Getenv("TIDELOCK_IMAGE")).Output()
 		Expect(err).NotTo(HaveOccurred())
 		runWith(string(rendered), "kubectl", "apply", "--server-side", "-f", "-")
+		database, store = startPostgreSQL(), startS3()
 	})
 
 	It("comes up as a Pod under Pod Security restricted", func() {
@@ -145,5 +146,40 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 			return r.stderr
 		}).WithTimeout(patience).WithPolling(polling).Should(ContainSubstring("TAG_IMMUTABLE"))
 		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "impol/releases", "--timeout", patience.String())
+	})
+
+	It("goes over to several replicas on PostgreSQL and S3, which have every policy before they take a push", func() {
+		password = "of-several-replicas"
+		kubectl("-n", "tidelock-system", "delete", "statefulset/tidelock", "persistentvolumeclaim/data-tidelock-0")
+		kubectl("-n", "tidelock-system", "create", "secret", "generic", "tidelock-scale-out",
+			"--from-literal=database="+database, "--from-literal=blob-store="+store, "--from-literal=access-key-id="+s3AccessKey,
+			"--from-literal=secret-access-key="+s3SecretKey, "--from-literal=operator-token="+strings.Repeat("0123456789abcdef", 4), "--from-literal=admin-password="+password)
+		rendered, err := exec.Command(path("hack", "render.sh"), os.Getenv("TIDELOCK_IMAGE"), "overlays/scale-out").Output()
+		Expect(err).NotTo(HaveOccurred())
+		runWith(string(rendered), "kubectl", "apply", "--server-side", "-f", "-")
+		for _, deployment := range []string{"tidelock-registry", "tidelock-operator"} {
+			kubectl("-n", "tidelock-system", "rollout", "status", "deployment/"+deployment, "--timeout", patience.String())
+		}
+		runWith(password, "crane", "auth", "login", "--insecure", registry, "-u", "admin", "--password-stdin")
+		Eventually(func() error {
+			_, err := try("", "crane", "copy", "--insecure", "127.0.0.1:5000/pause:1", image("pause:v1.0.0"))
+			return err
+		}).WithTimeout(patience).WithPolling(polling).Should(Succeed())
+		r, err := try("", "crane", "delete", "--insecure", image("pause:v1.0.0"))
+		Expect(err).To(HaveOccurred())
+		Expect(r.stderr).To(ContainSubstring("TAG_IMMUTABLE"))
+	})
+
+	It("goes on when the operator that leads and a registry are gone", func() {
+		leader := kubectl("-n", "tidelock-system", "get", "lease", "-o", "jsonpath={.items[0].spec.holderIdentity}").stdout
+		pod, _, _ := strings.Cut(leader, "_")
+		kubectl("-n", "tidelock-system", "delete", "pod", pod, "--grace-period=0", "--force")
+		gone := kubectl("-n", "tidelock-system", "get", "pod", "-l", "app.kubernetes.io/component=registry", "-o", "jsonpath={.items[0].metadata.name}").stdout
+		kubectl("-n", "tidelock-system", "delete", "pod", gone, "--grace-period=0", "--force")
+		run("crane", "copy", "--insecure", "127.0.0.1:5000/pause:1", image("pause:next"))
+		policy := `{"apiVersion":"registry.tidelock.dev/v1alpha1","kind":"ImmutabilityPolicy","metadata":{"name":"next","namespace":"team-a"},"spec":{"tagPattern":"next"}}`
+		runWith(policy, "kubectl", "apply", "-f", "-")
+		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "impol/next", "--timeout", patience.String())
+		Expect(kubectl("-n", "team-a", "get", "impol", "next", "-o", "jsonpath={.status.locked}").stdout).To(Equal("1"))
 	})
 })
