@@ -58,7 +58,7 @@ func (r *ImmutabilityPolicyReconciler) managed(ctx context.Context, policy *regi
 		return openapi.ManagedPolicy{}, fmt.Errorf("reading the policy's namespace: %w", err)
 	}
 	spec := policy.PolicySpec()
-	return openapi.ManagedPolicy{
+	managed := openapi.ManagedPolicy{
 		Cluster: r.Cluster, UID: string(policy.UID), Generation: policy.Generation,
 		Organization: policy.Organization(), Repository: policy.Spec.Repository,
 		TagPattern: spec.TagPattern, TagPatternMatches: spec.TagPatternMatches,
@@ -67,7 +67,12 @@ func (r *ImmutabilityPolicyReconciler) managed(ctx context.Context, policy *regi
 			NamespaceUID:  string(namespace.UID),
 			Organizations: registryv1alpha1.ClaimedOrganizations(namespace.Annotations),
 		},
-	}, nil
+		RevisionClaimed: registryv1alpha1.ClaimedRevision(policy.Annotations),
+	}
+	if applied, ok := registryv1alpha1.ParseApplied(policy.Annotations); ok {
+		managed.Applied = &openapi.Applied{User: applied.Username, UserUID: applied.UID, Generation: applied.Generation}
+	}
+	return managed, nil
 }
 
 // putFenced puts the policy. Where the registry holds something against it that only the cluster can tell, the API

@@ -31,7 +31,7 @@ import (
 
 // The objects of config/webhook.
 const (
-	// ConfigurationName names the ValidatingWebhookConfiguration.
+	// ConfigurationName names the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration.
 	ConfigurationName = "tidelock"
 	// SecretName names the Secret with the certificate, ServiceName the Service; both are in the operator's namespace.
 	SecretName  = "tidelock-webhook-cert"
@@ -77,10 +77,10 @@ func SecretCache(namespace string) cache.ByObject {
 
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=create;get;list;watch,namespace=tidelock-system
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=update,resourceNames=tidelock-webhook-cert,namespace=tidelock-system
-// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,verbs=get;list;watch
-// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,verbs=update,resourceNames=tidelock
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations;validatingwebhookconfigurations,verbs=get;list;watch
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations;validatingwebhookconfigurations,verbs=update,resourceNames=tidelock
 
-// SetupCertificates makes the leader keep a certificate in the Secret and its CA in the webhook configuration, and every
+// SetupCertificates makes the leader keep a certificate in the Secret and its CA in the webhook configurations, and every
 // replica write the Secret's certificate to the server's directory. So nothing waits for the kubelet to mount the Secret,
 // and it works without a kubelet.
 func (s *Server) SetupCertificates(ctx context.Context, mgr ctrl.Manager, namespace string) error {
@@ -102,14 +102,16 @@ func (s *Server) SetupCertificates(ctx context.Context, mgr ctrl.Manager, namesp
 		return fmt.Errorf("watching the webhook's certificate: %w", err)
 	}
 	err = rotator.AddRotator(mgr, &rotator.CertRotator{
-		SecretKey:             key,
-		CertDir:               s.directory,
-		CAName:                "tidelock",
-		CAOrganization:        "tidelock",
-		DNSName:               ServiceName + "." + namespace + ".svc",
-		ExtraDNSNames:         []string{"localhost"},
-		IsReady:               make(chan struct{}),
-		Webhooks:              []rotator.WebhookInfo{{Name: ConfigurationName, Type: rotator.Validating}},
+		SecretKey:      key,
+		CertDir:        s.directory,
+		CAName:         "tidelock",
+		CAOrganization: "tidelock",
+		DNSName:        ServiceName + "." + namespace + ".svc",
+		ExtraDNSNames:  []string{"localhost"},
+		IsReady:        make(chan struct{}),
+		Webhooks: []rotator.WebhookInfo{
+			{Name: ConfigurationName, Type: rotator.Mutating}, {Name: ConfigurationName, Type: rotator.Validating},
+		},
 		FieldOwner:            "tidelock-certificates",
 		RequireLeaderElection: true,
 	})
@@ -155,22 +157,42 @@ func (s *Server) ReadyChecker(mgr ctrl.Manager, namespace string) healthz.Checke
 	}
 }
 
-// trusted tells whether the API server knows the CA of the certificate, if it has the webhook's configuration at all.
+// trusted tells whether the API server knows the CA of the certificate, as far as it has the webhook configurations at all.
 func trusted(ctx context.Context, mgr ctrl.Manager, namespace string) error {
-	var configuration admissionregistrationv1.ValidatingWebhookConfiguration
-	if err := mgr.GetAPIReader().Get(ctx, client.ObjectKey{Name: ConfigurationName}, &configuration); err != nil {
-		return client.IgnoreNotFound(err)
+	configured, err := configuredCAs(ctx, mgr.GetAPIReader())
+	if err != nil || len(configured) == 0 {
+		return err
 	}
 	var secret corev1.Secret
 	if err := mgr.GetClient().Get(ctx, client.ObjectKey{Namespace: namespace, Name: SecretName}, &secret); err != nil {
 		return err
 	}
-	for _, hook := range configuration.Webhooks {
-		if len(hook.ClientConfig.CABundle) == 0 || !bytes.Equal(hook.ClientConfig.CABundle, secret.Data[caKey]) {
+	for _, ca := range configured {
+		if len(ca) == 0 || !bytes.Equal(ca, secret.Data[caKey]) {
 			return errors.New("the webhook's configuration has no certificate authority yet")
 		}
 	}
 	return nil
+}
+
+// configuredCAs lists the CA of each webhook in the configurations that are there.
+func configuredCAs(ctx context.Context, reader client.Reader) (list [][]byte, err error) {
+	key := client.ObjectKey{Name: ConfigurationName}
+	var mutating admissionregistrationv1.MutatingWebhookConfiguration
+	if err := reader.Get(ctx, key, &mutating); client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	for _, hook := range mutating.Webhooks {
+		list = append(list, hook.ClientConfig.CABundle)
+	}
+	var validating admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := reader.Get(ctx, key, &validating); client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	for _, hook := range validating.Webhooks {
+		list = append(list, hook.ClientConfig.CABundle)
+	}
+	return list, nil
 }
 
 // write brings the Secret's certificate to the files that the server watches.

@@ -1,6 +1,7 @@
-// Package webhooks holds what is checked at admission: the rules that CEL cannot express, and warnings about what a
-// change will do.
+// Package webhooks holds what is done at admission: it stamps objects with who changed them, checks the rules that CEL
+// cannot express, and warns about what a change will do.
 //
+// +kubebuilder:webhookconfiguration:mutating=true,name=tidelock
 // +kubebuilder:webhookconfiguration:mutating=false,name=tidelock
 package webhooks
 
@@ -48,12 +49,13 @@ var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityP
 // scopeIndex finds policies by what they are about.
 const scopeIndex = "scope"
 
+// +kubebuilder:webhook:path=/mutate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=true,failurePolicy=fail,reinvocationPolicy=IfNeeded,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=stamps.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=ignore,sideEffects=NoneOnDryRun,timeoutSeconds=2,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=delete,versions=v1alpha1,name=deletions.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
 
-// SetupImmutabilityPolicy registers the webhook for ImmutabilityPolicy with the manager's webhook server.
+// SetupImmutabilityPolicy registers the webhooks for ImmutabilityPolicy with the manager's webhook server.
 func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Registry) error {
 	err := mgr.GetFieldIndexer().IndexField(ctx, &registryv1alpha1.ImmutabilityPolicy{}, scopeIndex, func(o client.Object) []string {
 		return []string{o.(*registryv1alpha1.ImmutabilityPolicy).Scope()}
@@ -62,26 +64,36 @@ func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Reg
 		return fmt.Errorf("indexing policies by scope: %w", err)
 	}
 	return ctrl.NewWebhookManagedBy(mgr, &registryv1alpha1.ImmutabilityPolicy{}).
+		WithDefaulter(immutabilityPolicyStamper{}).
 		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry}).
 		Complete()
 }
 
 // ValidateCreate implements admission.Validator.
 func (v *immutabilityPolicyValidator) ValidateCreate(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
-	if errs := registryv1alpha1.ValidateImmutabilityPolicy(policy); len(errs) > 0 {
+	errs := append(registryv1alpha1.ValidateImmutabilityPolicy(policy), checkStamp(ctx, policy)...)
+	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
 	}
 	return v.warnings(ctx, policy), nil
 }
 
-// ValidateUpdate implements admission.Validator. What does not touch the spec is always admitted, and so is everything
-// once the object is deleted: a rule that became stricter must neither stop finalizers nor annotations.
+// ValidateUpdate implements admission.Validator. What touches neither the spec nor the stamp is always admitted, and so is
+// everything once the object is deleted: a rule that became stricter must neither stop finalizers nor annotations.
 func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
-	if !policy.DeletionTimestamp.IsZero() || equality.Semantic.DeepEqual(old.Spec, policy.Spec) {
+	if !policy.DeletionTimestamp.IsZero() {
 		return nil, nil
 	}
-	if errs := registryv1alpha1.ValidateImmutabilityPolicyUpdate(old, policy); len(errs) > 0 {
+	errs := checkStamp(ctx, policy)
+	unchanged := equality.Semantic.DeepEqual(old.Spec, policy.Spec)
+	if !unchanged {
+		errs = append(errs, registryv1alpha1.ValidateImmutabilityPolicyUpdate(old, policy)...)
+	}
+	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
+	}
+	if unchanged {
+		return nil, nil
 	}
 	return v.warnings(ctx, policy), nil
 }

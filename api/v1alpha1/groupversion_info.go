@@ -30,6 +30,15 @@ const (
 	// Setting it needs the verb "own" on "organizations" in the API group access.tidelock.dev for each listed name.
 	OrganizationsAnnotation = "registry.tidelock.dev/organizations"
 
+	// AppliedByAnnotation on an object says in JSON who made the latest change of its spec, and which generation that was:
+	// {"generation":2,"username":"alice","uid":"…"}. Admission writes it and lets nobody else change it. It belongs into no
+	// manifest.
+	AppliedByAnnotation = "registry.tidelock.dev/applied-by"
+
+	// RevisionAnnotation on an object names the source revision that it comes from, for instance a Git commit. Whatever
+	// applies the object sets it, and nobody checks it. The audit log has the first 256 printable characters, as a claim.
+	RevisionAnnotation = "registry.tidelock.dev/revision"
+
 	// Finalizer holds a deleted object until the registry has accepted the deletion.
 	Finalizer = "registry.tidelock.dev/registry"
 )

@@ -135,7 +135,7 @@ type Personal struct {
 }
 
 // personalMetadata lists the metadata that identifies a person.
-var personalMetadata = []string{"username", "requested_by", "requested_by_uid"}
+var personalMetadata = []string{"username", "applied_by", "applied_by_uid"}
 
 // Encode turns an entry of the log with the given origin into a record.
 //

@@ -138,7 +138,9 @@ var _ = Describe("The client of a real registry", func() {
 		Expect(err).NotTo(HaveOccurred())
 		last := before.Entries[len(before.Entries)-1].Index
 
-		put, err := r.client.PutPolicy(ctx, "team-a", "releases", policy())
+		put, err := r.client.PutPolicy(ctx, "team-a", "releases", policy(func(p *openapi.ManagedPolicy) {
+			p.Applied, p.RevisionClaimed = &openapi.Applied{User: "bob", UserUID: "bob-uid", Generation: 1}, "main@sha1:1"
+		}))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(put.Policy.Revision).To(Equal(int64(1)))
 		Expect(put.Policy.Manager).To(Equal(&openapi.Manager{Kind: "ImmutabilityPolicy", Namespace: "team-a", Name: "releases", UID: "uid-1"}))
@@ -167,6 +169,8 @@ var _ = Describe("The client of a real registry", func() {
 		}
 		Expect(found["change_tag_immutability"].Tag).To(Equal("v1"))
 		Expect(found["change_tag_immutability"].Metadata).To(HaveKeyWithValue("manifest_digest", d.String()))
+		Expect(found["create_immutability_policy"].Metadata).To(And(HaveKeyWithValue("applied_by", "bob"), HaveKeyWithValue("applied_by_uid", "bob-uid"),
+			HaveKeyWithValue("generation", 1.0), HaveKeyWithValue("revision_claimed", "main@sha1:1")))
 		Expect(found["create_immutability_policy"].Performer).To(Equal(openapi.Performer{Kind: "operator", Name: "operator"}))
 
 		about, err := r.client.PolicyLog(ctx, put.Policy.UUID, -1, 1)
@@ -191,7 +195,7 @@ var _ = Describe("The client of a real registry", func() {
 		about, err = r.client.PolicyLog(ctx, put.Policy.UUID, about.Entries[len(about.Entries)-1].Index, client.MaxLogLimit)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(about.Entries).To(ConsistOf(HaveField("Metadata", And(
-			HaveKeyWithValue("requested_by", "carol"), HaveKeyWithValue("requested_by_uid", "carol-uid")))))
+			HaveKeyWithValue("applied_by", "carol"), HaveKeyWithValue("applied_by_uid", "carol-uid"), HaveKeyWithValue("revision_claimed", "main@sha1:1")))))
 		status, err = r.client.PolicyStatus(ctx, "team-a", "releases")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.Policy.DeleteAt).NotTo(BeNil())
@@ -217,6 +221,10 @@ var _ = Describe("The client of a real registry", func() {
 		Expect(client.IsInvalid(err)).To(BeTrue(), "%v", err)
 		Expect(client.IsTransient(err)).To(BeFalse())
 		Expect(err).To(MatchError(ContainSubstring("registry answered INVALID: Invalid regex pattern: ")))
+
+		err = put(func(p *openapi.ManagedPolicy) { p.Applied = &openapi.Applied{Generation: 4} })
+		Expect(client.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring("applied.user")))
 
 		err = put(func(p *openapi.ManagedPolicy) { p.Organization = "Team" })
 		Expect(client.IsInvalid(err)).To(BeTrue(), "%v", err)

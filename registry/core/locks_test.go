@@ -133,7 +133,7 @@ var _ = eachEngine("A locked tag", func(h *harness) {
 		lock := err.(*domain.Error).Lock
 		Expect(lock.Tags).To(Equal([]string{"v1"}))
 		Expect(lock.Digest).To(Equal(standing))
-		Expect(lock.Policy).To(Equal(&domain.PolicyRef{UUID: p.UUID, Pattern: "v.*", Scope: domain.ScopeOrganization}))
+		Expect(lock.Policy).To(Equal(&domain.PolicyRef{UUID: p.UUID, Revision: 1, Pattern: "v.*", Scope: domain.ScopeOrganization}))
 		_, err = h.Manifest(ctx, app, domain.Reference{Digest: attempted}, false)
 		Expect(err).To(haveCode(domain.CodeManifestUnknown), "the refused manifest is not kept")
 		failed := h.entries(audit.KindPushFailed)

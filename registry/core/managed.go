@@ -3,8 +3,13 @@ package core
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -59,6 +64,10 @@ func validateManaged(m ManagedPolicy) error {
 		if err := domain.ValidateRepositoryPath(m.Scope.Repository); err != nil {
 			return err
 		}
+	}
+	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
+	if claimed := m.Manager.RevisionClaimed; utf8.RuneCountInString(claimed) > domain.MaxRevisionClaimed || strings.ContainsFunc(claimed, unprintable) {
+		return domain.Errorf(domain.CodeInvalid, "the claimed revision is not at most %d printable characters", domain.MaxRevisionClaimed)
 	}
 	return policy.Validate(m.Spec)
 }
@@ -154,14 +163,20 @@ func notOwned(name string, namespace, owner domain.Owner) error {
 }
 
 // putManaged creates or changes the object's policy. Another object of the same name takes over policy, holds and
-// evidence where the scope is the same; else the old policy is deleted by its reclaim policy.
+// evidence where the scope is the same; else the old policy is deleted by its reclaim policy. Each generation of the
+// object that comes for the first time leaves an entry, whether it changes what the registry stores or not.
 func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m ManagedPolicy) (domain.Policy, error) {
+	var last int64
+	sameObject := present != nil && present.Manager.UID == m.Manager.UID
+	if sameObject {
+		last = present.Manager.Generation
+	}
+	metadata := m.attribution(last)
 	if present != nil && (present.OrganizationID != o.ID || present.Repository != m.Scope.Repository) {
-		replaced := present.Manager.UID != m.Manager.UID
-		if err := ch.deletePolicy(*present); err != nil {
+		if err := ch.deletePolicy(*present, m.applicant()); err != nil {
 			return *present, err
 		}
-		if !replaced {
+		if sameObject {
 			if err := ch.ReviveManager(m.Manager.UID); err != nil {
 				return *present, err
 			}
@@ -169,18 +184,21 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		present = nil
 	}
 	if present == nil {
-		return ch.createPolicy(o, m.Scope.Repository, m.Spec, &m.Manager)
+		return ch.createPolicy(o, m.Scope.Repository, m.Spec, &m.Manager, metadata)
 	}
 	p := *present
-	metadata := audit.Metadata{}
-	if p.Manager.UID != m.Manager.UID {
+	known := sameObject && last == m.Manager.Generation
+	if known {
+		m.Manager.RevisionClaimed = p.Manager.RevisionClaimed
+	}
+	if !sameObject {
 		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
 			return p, err
 		}
 		metadata["adopted_from_uid"] = p.Manager.UID
 	}
 	if !p.DeleteAt.IsZero() {
-		metadata["deletion_withdrawn"] = true
+		known, metadata["deletion_withdrawn"] = false, true
 		if err := ch.SetPolicyDeleteAt(p.ID, noTime); err != nil {
 			return p, err
 		}
@@ -193,7 +211,7 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		return p, err
 	}
 	if m.Spec == p.PolicySpec {
-		if len(metadata) > 0 {
+		if !known {
 			ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 		}
 		return p, nil
@@ -201,12 +219,49 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 	return ch.changePolicy(p, m.Spec, metadata)
 }
 
+// unknownUser stands in entries where the registry cannot tell who applied or deleted an object.
+const unknownUser = "unknown"
+
+// appliedBy is what entries say of the Kubernetes user behind a change. An empty name is an unknown user.
+func appliedBy(user, uid string) audit.Metadata {
+	if user == "" {
+		return audit.Metadata{"applied_by": unknownUser}
+	}
+	metadata := audit.Metadata{"applied_by": user}
+	if uid != "" {
+		metadata["applied_by_uid"] = uid
+	}
+	return metadata
+}
+
+// applicant is who applied the object's generation. A stamp of another generation names somebody else: the spec was
+// changed while nobody stamped.
+func (m ManagedPolicy) applicant() audit.Metadata {
+	if m.Applied.Generation != m.Manager.Generation {
+		return appliedBy("", "")
+	}
+	return appliedBy(m.Applied.User, m.Applied.UserUID)
+}
+
+// attribution is what the entry of a put says of how it came. Last is the generation of the object that was put before,
+// 0 if none was.
+func (m ManagedPolicy) attribution(last int64) audit.Metadata {
+	metadata := m.applicant()
+	if m.Manager.Generation < last {
+		metadata["rewound_from_generation"] = last
+	}
+	switch first, end := last+1, m.Manager.Generation-1; {
+	case first < end:
+		metadata["unseen_generations"] = fmt.Sprintf("%d-%d", first, end)
+	case first == end:
+		metadata["unseen_generations"] = strconv.FormatInt(first, 10)
+	}
+	return metadata
+}
+
 // intentValidity is how long a deletion may follow the intent that it is attributed to. The operator passes deletions on
 // at once; an intent that nothing came of is not to name the wrong person later.
 const intentValidity = 5 * time.Minute
-
-// unknownRequester stands in entries where the registry was not told who asked for a deletion.
-const unknownRequester = "unknown"
 
 // NoteDeletionIntent records who asks the cluster to delete an object. It does nothing for another UID than the
 // policy's, and for a policy whose deletion was accepted already.
@@ -224,18 +279,6 @@ func (c *Core) NoteDeletionIntent(ctx context.Context, caller domain.Caller, m d
 	})
 }
 
-// requester is what the entries of a deletion say of who asked for it.
-func requester(intent domain.DeletionIntent) audit.Metadata {
-	if intent.User == "" {
-		return audit.Metadata{"requested_by": unknownRequester}
-	}
-	metadata := audit.Metadata{"requested_by": intent.User}
-	if intent.UserUID != "" {
-		metadata["requested_by_uid"] = intent.UserUID
-	}
-	return metadata
-}
-
 // DeleteManagedPolicy accepts the deletion of an object: its policy stays in force for the deletion delay, in which an
 // object of the same name can take it over. It does nothing for another UID than the policy's.
 func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy) error {
@@ -250,7 +293,7 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 			}
 		}
 		at := ch.now.Add(c.options.DeletionDelay)
-		metadata := requester(p.DeletionIntent)
+		metadata := appliedBy(p.DeletionIntent.User, p.DeletionIntent.UserUID)
 		metadata["deletion_requested"], metadata["delete_at"] = true, at.UTC().Format(timestamp)
 		ch.logPolicy(audit.KindUpdatePolicy, *p, metadata)
 		ch.wakeSweeps = true
@@ -363,7 +406,7 @@ func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string,
 		}
 		for _, p := range policies {
 			m := *p.Manager
-			m.Generation = 0
+			m.Generation, m.RevisionClaimed = 0, ""
 			if here[m] || p.Orphaned || !p.DeleteAt.IsZero() {
 				continue
 			}

@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -102,6 +103,101 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 		Expect(h.entries(audit.KindAdoptCluster)).To(HaveLen(1))
 	})
 
+	Describe("that somebody applied", func() {
+		by := func(user string, generation int64) func(*core.ManagedPolicy) {
+			return func(m *core.ManagedPolicy) {
+				m.Applied = domain.Applied{User: user, UserUID: user + "-uid", Generation: generation}
+			}
+		}
+		claiming := func(revision string) func(*core.ManagedPolicy) {
+			return func(m *core.ManagedPolicy) { m.Manager.RevisionClaimed = revision }
+		}
+		// last is what the latest entry about the policy itself says.
+		last := func() map[string]any {
+			GinkgoHelper()
+			entries := h.entries(audit.KindCreatePolicy, audit.KindUpdatePolicy, audit.KindDeletePolicy)
+			Expect(entries).NotTo(BeEmpty())
+			return entries[len(entries)-1].Metadata
+		}
+		applied := func(user string, generation int) OmegaMatcher {
+			return And(HaveKeyWithValue("applied_by", user), HaveKeyWithValue("applied_by_uid", user+"-uid"), HaveKeyWithValue("generation", BeNumerically("==", generation)))
+		}
+
+		It("names them, with what the object claims and with the values old and new", func() {
+			mustPut(changed(managed("u1", 1), by("bob", 1), claiming("main@sha1:1")))
+			Expect(last()).To(And(applied("bob", 1), HaveKeyWithValue("revision_claimed", "main@sha1:1"), HaveKeyWithValue("tag_pattern", "v.*"), Not(HaveKey("unseen_generations"))))
+			mustPut(changed(managed("u1", 2), by("carol", 2), claiming("main@sha1:2"), pattern("r.*")))
+			Expect(last()).To(And(applied("carol", 2), HaveKeyWithValue("revision_claimed", "main@sha1:2"),
+				HaveKeyWithValue("previous_tag_pattern", "v.*"), HaveKeyWithValue("tag_pattern", "r.*"), HaveKeyWithValue("revision", BeNumerically("==", 2))))
+
+			Expect(h.NoteDeletionIntent(ctx, operator, managed("u1", 2).Manager, "dave", "dave-uid")).To(Succeed())
+			remove("u1")
+			Expect(last()).To(And(applied("dave", 2), HaveKeyWithValue("revision_claimed", "main@sha1:2"), HaveKeyWithValue("deletion_requested", true)))
+			mustPut(changed(managed("u2", 1), by("erin", 1), pattern("r.*")))
+			Expect(last()).To(And(applied("erin", 1), HaveKeyWithValue("adopted_from_uid", "u1"), HaveKeyWithValue("deletion_withdrawn", true), Not(HaveKey("revision_claimed"))))
+		})
+
+		It("writes nothing again for a generation that is here, whatever it claims by now", func() {
+			mustPut(changed(managed("u1", 1), by("bob", 1), claiming("one")))
+			before := len(h.entries())
+			mustPut(changed(managed("u1", 1), by("bob", 1), claiming("two")))
+			mustPut(changed(managed("u1", 1), by("mallory", 1)))
+			Expect(h.entries()).To(HaveLen(before))
+			remove("u1")
+			Expect(last()).To(HaveKeyWithValue("revision_claimed", "one"))
+		})
+
+		It("names nobody by the stamp of another generation, or without one", func() {
+			unknown := And(HaveKeyWithValue("applied_by", "unknown"), Not(HaveKey("applied_by_uid")))
+			mustPut(managed("u1", 1))
+			Expect(last()).To(And(unknown, HaveKeyWithValue("generation", BeNumerically("==", 1))))
+			mustPut(changed(managed("u1", 2), by("bob", 1), pattern("r.*")))
+			Expect(last()).To(And(unknown, HaveKeyWithValue("generation", BeNumerically("==", 2))))
+			mustPut(changed(managed("u1", 3), by("bob", 4), pattern("x")))
+			Expect(last()).To(unknown)
+			mustPut(changed(managed("u1", 4), func(m *core.ManagedPolicy) { m.Applied = domain.Applied{User: "bob", Generation: 4} }))
+			Expect(last()).To(And(HaveKeyWithValue("applied_by", "bob"), Not(HaveKey("applied_by_uid"))))
+		})
+
+		It("tells of each generation that comes, and which ones never came", func() {
+			skipped := func(generation int64, change ...func(*core.ManagedPolicy)) any {
+				GinkgoHelper()
+				mustPut(changed(changed(managed("u1", generation), by("bob", generation)), change...))
+				Expect(last()).To(applied("bob", int(generation)))
+				return last()["unseen_generations"]
+			}
+			Expect(skipped(3)).To(Equal("1-2"), "the first that comes")
+			Expect(skipped(4, pattern("r.*"))).To(BeNil())
+			Expect(skipped(6, pattern("x"))).To(Equal("5"))
+			Expect(skipped(10, pattern("x"))).To(Equal("7-9"), "though nothing is different")
+			Expect(last()).To(And(HaveKeyWithValue("revision", BeNumerically("==", 3)), Not(HaveKey("tag_pattern"))))
+			Expect(skipped(11, pattern("x"))).To(BeNil())
+			Expect(skipped(8, pattern("y"), func(m *core.ManagedPolicy) { m.Rewound = true })).To(BeNil())
+			Expect(last()).To(HaveKeyWithValue("rewound_from_generation", BeNumerically("==", 11)))
+			mustPut(changed(managed("u2", 2), by("carol", 2), pattern("y")))
+			Expect(last()).To(And(applied("carol", 2), HaveKeyWithValue("unseen_generations", "1")))
+			mustPut(changed(managed("u2", 4), by("carol", 4), func(m *core.ManagedPolicy) { m.Scope.Repository = "app" }))
+			Expect(last()).To(And(applied("carol", 4), HaveKeyWithValue("unseen_generations", "3")), "of another scope")
+			Expect(h.entries(audit.KindDeletePolicy)).To(ConsistOf(HaveField("Metadata", HaveKeyWithValue("applied_by", "carol"))))
+		})
+
+		It("keeps the name out of the leaf", func() {
+			record, err := audit.Encode("origin", audit.Entry{Kind: audit.KindCreatePolicy, Metadata: audit.Metadata{"applied_by": "carol", "applied_by_uid": "carol-uid"}})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(string(record.Leaf)).NotTo(ContainSubstring("carol"))
+			Expect(string(record.Personal)).To(And(ContainSubstring(`"carol"`), ContainSubstring(`"carol-uid"`)))
+		})
+
+		DescribeTable("is refused with a claim that is", func(revision string) {
+			_, err := put(changed(managed("u1", 1), claiming(revision)))
+			Expect(err).To(And(haveCode(domain.CodeInvalid), MatchError("the claimed revision is not at most 256 printable characters")))
+			mustPut(changed(managed("u1", 1), claiming(strings.Repeat("é", 256))))
+		},
+			Entry("too long", strings.Repeat("é", 257)),
+			Entry("not printable", "main\n"),
+		)
+	})
+
 	Describe("whose deletion somebody asked for", func() {
 		intend := func(uid, user string) {
 			GinkgoHelper()
@@ -122,12 +218,12 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 			intend("u1", "carol")
 			intend("another", "mallory")
 			remove("u1")
-			Expect(requested()).To(And(HaveKeyWithValue("requested_by", "carol"), HaveKeyWithValue("requested_by_uid", "carol-uid")))
+			Expect(requested()).To(And(HaveKeyWithValue("applied_by", "carol"), HaveKeyWithValue("applied_by_uid", "carol-uid")))
 			intend("u1", "mallory")
 			h.clock.Advance(5 * time.Minute)
 			h.with(func(*core.Options) {})
 			Eventually(func() []audit.View { return h.entries(audit.KindDeletePolicy) }).WithTimeout(patience).Should(ConsistOf(
-				HaveField("Metadata", And(HaveKeyWithValue("requested_by", "carol"), HaveKeyWithValue("requested_by_uid", "carol-uid")))))
+				HaveField("Metadata", And(HaveKeyWithValue("applied_by", "carol"), HaveKeyWithValue("applied_by_uid", "carol-uid")))))
 		})
 
 		It("names nobody by an intent that is old or was taken back", func() {
@@ -135,25 +231,21 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 			intend("u1", "carol")
 			h.clock.Advance(5*time.Minute + time.Second)
 			remove("u1")
-			Expect(requested()).To(And(HaveKeyWithValue("requested_by", "unknown"), Not(HaveKey("requested_by_uid"))))
+			Expect(requested()).To(And(HaveKeyWithValue("applied_by", "unknown"), Not(HaveKey("applied_by_uid"))))
 
 			mustPut(managed("u2", 1))
 			intend("u2", "carol")
 			remove("u2")
 			mustPut(managed("u3", 1))
 			remove("u3")
-			Expect(requested()).To(HaveKeyWithValue("requested_by", "unknown"))
+			Expect(requested()).To(HaveKeyWithValue("applied_by", "unknown"))
 		})
 
-		It("has no name where nobody can have asked, and never in the leaf", func() {
+		It("has no name where nobody can have asked", func() {
 			p := mustPut(managed("u1", 1))
 			Expect(h.Synced(ctx, operator, cluster, nil)).To(Succeed())
 			Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
-			Expect(h.entries(audit.KindDeletePolicy)).To(ConsistOf(HaveField("Metadata", Not(HaveKey("requested_by")))))
-
-			record, err := audit.Encode("origin", audit.Entry{Kind: audit.KindDeletePolicy, Metadata: audit.Metadata{"requested_by": "carol", "requested_by_uid": "carol-uid"}})
-			Expect(err).NotTo(HaveOccurred())
-			Expect(string(record.Leaf)).NotTo(ContainSubstring("carol"))
+			Expect(h.entries(audit.KindDeletePolicy)).To(ConsistOf(HaveField("Metadata", Not(HaveKey("applied_by")))))
 		})
 	})
 

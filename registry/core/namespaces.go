@@ -85,7 +85,7 @@ func (c *Core) DeleteOrganization(ctx context.Context, caller domain.Caller, nam
 			if p.Manager != nil && !p.Orphaned {
 				return managedError(p)
 			}
-			if err := ch.deletePolicy(p); err != nil {
+			if err := ch.deletePolicy(p, nil); err != nil {
 				return err
 			}
 		}

@@ -61,7 +61,7 @@ func (c *Core) CreatePolicy(ctx context.Context, caller domain.Caller, scope Sco
 		if err := ch.checkDuplicate(o.ID, scope.Repository, spec, 0); err != nil {
 			return err
 		}
-		created, err = ch.createPolicy(o, scope.Repository, spec, nil)
+		created, err = ch.createPolicy(o, scope.Repository, spec, nil, nil)
 		return err
 	})
 	return created, err
@@ -81,7 +81,8 @@ func (ch *change) checkDuplicate(organizationID int64, path string, spec domain.
 	return nil
 }
 
-func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, manager *domain.ManagedBy) (domain.Policy, error) {
+// createPolicy makes a policy. For that of a Kubernetes object, attribution is what its entry says of how it came.
+func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, manager *domain.ManagedBy, attribution audit.Metadata) (domain.Policy, error) {
 	present, err := ch.Policies(o.ID, path)
 	if err != nil {
 		return domain.Policy{}, err
@@ -104,9 +105,11 @@ func (ch *change) createPolicy(o domain.Organization, path string, spec domain.P
 			return p, err
 		}
 	}
-	ch.logPolicy(audit.KindCreatePolicy, p, specMetadata("", spec))
+	metadata := specMetadata("", spec)
+	maps.Copy(metadata, attribution)
+	ch.logPolicy(audit.KindCreatePolicy, p, metadata)
 	if spec.EnforcementMode == domain.Enforce {
-		return p, ch.queueSweep(p.ID, p.Revision, SweepApply)
+		return p, ch.queueSweep(p.ID, p.Revision, SweepApply, CausePolicyCreated)
 	}
 	return p, nil
 }
@@ -116,8 +119,12 @@ func (ch *change) logPolicy(kind audit.Kind, p domain.Policy, metadata audit.Met
 	metadata["revision"] = p.Revision
 	metadata["policy_pattern"] = p.TagPattern
 	metadata["policy_scope"] = string(p.Scope())
-	if p.Manager != nil {
-		metadata["managed_by"] = audit.Metadata{"kind": p.Manager.Kind, "namespace": p.Manager.Namespace, "name": p.Manager.Name, "uid": p.Manager.UID, "generation": p.Manager.Generation}
+	if m := p.Manager; m != nil {
+		metadata["managed_by"] = audit.Metadata{"kind": m.Kind, "namespace": m.Namespace, "name": m.Name, "uid": m.UID}
+		metadata["generation"] = m.Generation
+		if m.RevisionClaimed != "" {
+			metadata["revision_claimed"] = m.RevisionClaimed
+		}
 	}
 	ch.log(kind, subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}, metadata)
 }
@@ -129,9 +136,9 @@ func specMetadata(prefix string, spec domain.PolicySpec) audit.Metadata {
 	}
 }
 
-func (ch *change) queueSweep(policyID, revision int64, kind SweepKind) error {
+func (ch *change) queueSweep(policyID, revision int64, kind SweepKind, cause SweepCause) error {
 	ch.wakeSweeps = true
-	return ch.InsertSweep(meta.Sweep{PolicyID: policyID, Revision: revision, Kind: string(kind), CreatedAt: ch.now})
+	return ch.InsertSweep(meta.Sweep{PolicyID: policyID, Revision: revision, Kind: string(kind), Cause: string(cause), CreatedAt: ch.now})
 }
 
 // UpdatePolicy replaces a policy's spec. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE.
@@ -166,32 +173,28 @@ func (ch *change) changePolicy(p domain.Policy, spec domain.PolicySpec, metadata
 	p.Revision++
 	p.PolicySpec = spec
 	coverage := spec.TagPattern != old.TagPattern || spec.TagPatternMatches != old.TagPatternMatches || spec.EnforcementMode != old.EnforcementMode
-	if err := ch.retireRevision(old, coverage && spec.ReclaimPolicy == domain.Retain); err != nil {
+	if err := ch.retireRevision(old, coverage && spec.ReclaimPolicy == domain.Retain, CausePolicyUpdated); err != nil {
 		return p, err
 	}
 	if err := ch.InsertRevision(p, ch.now); err != nil {
 		return p, err
 	}
-	for field, value := range specMetadata("", spec) {
-		metadata[field] = value
-	}
-	for field, value := range specMetadata("previous_", old.PolicySpec) {
-		metadata[field] = value
-	}
+	maps.Copy(metadata, specMetadata("", spec))
+	maps.Copy(metadata, specMetadata("previous_", old.PolicySpec))
 	ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 	if spec.EnforcementMode == domain.Enforce {
-		if err := ch.queueSweep(p.ID, p.Revision, SweepApply); err != nil {
+		if err := ch.queueSweep(p.ID, p.Revision, SweepApply, CausePolicyUpdated); err != nil {
 			return p, err
 		}
 	}
 	if spec.ReclaimPolicy == domain.Release {
-		return p, ch.queueSweep(p.ID, p.Revision, SweepRelease)
+		return p, ch.queueSweep(p.ID, p.Revision, SweepRelease, CausePolicyUpdated)
 	}
 	return p, nil
 }
 
 // retireRevision ends a policy's current revision. A closing one keeps its tags locked until its sweep is done.
-func (ch *change) retireRevision(p domain.Policy, closing bool) error {
+func (ch *change) retireRevision(p domain.Policy, closing bool, cause SweepCause) error {
 	if !closing || p.EnforcementMode != domain.Enforce {
 		return ch.SetRevisionState(p.ID, p.Revision, domain.RevisionPast, 0)
 	}
@@ -202,7 +205,7 @@ func (ch *change) retireRevision(p domain.Policy, closing bool) error {
 	if err := ch.SetRevisionState(p.ID, p.Revision, domain.RevisionClosing, bound); err != nil {
 		return err
 	}
-	return ch.queueSweep(p.ID, p.Revision, SweepClose)
+	return ch.queueSweep(p.ID, p.Revision, SweepClose, cause)
 }
 
 // DeletePolicy withdraws a policy at once; its reclaim policy says what becomes of its holds.
@@ -215,13 +218,14 @@ func (c *Core) DeletePolicy(ctx context.Context, caller domain.Caller, scope Sco
 		if p.Manager != nil && !p.Orphaned {
 			return managedError(p)
 		}
-		return ch.deletePolicy(p)
+		return ch.deletePolicy(p, nil)
 	})
 }
 
-func (ch *change) deletePolicy(p domain.Policy) error {
+// deletePolicy withdraws a policy at once. Attribution is what its entry says of who had Kubernetes do it, if anybody had.
+func (ch *change) deletePolicy(p domain.Policy, attribution audit.Metadata) error {
 	retain := p.ReclaimPolicy == domain.Retain || p.Lost
-	if err := ch.retireRevision(p, retain); err != nil {
+	if err := ch.retireRevision(p, retain, CausePolicyDeleted); err != nil {
 		return err
 	}
 	if p.Manager != nil {
@@ -233,14 +237,12 @@ func (ch *change) deletePolicy(p domain.Policy) error {
 	if p.Lost {
 		metadata["reclaim_policy"] = string(domain.Retain)
 	}
-	if !p.DeleteAt.IsZero() {
-		maps.Copy(metadata, requester(p.DeletionIntent))
-	}
+	maps.Copy(metadata, attribution)
 	ch.logPolicy(audit.KindDeletePolicy, p, metadata)
 	if err := ch.SetPolicyDeleted(p.ID); err != nil || retain {
 		return err
 	}
-	return ch.queueSweep(p.ID, p.Revision, SweepRelease)
+	return ch.queueSweep(p.ID, p.Revision, SweepRelease, CausePolicyDeleted)
 }
 
 // ReleasePolicy removes the holds of tags that the policy does not cover now, and returns how many there were. It works
@@ -264,7 +266,7 @@ func (c *Core) ReleasePolicy(ctx context.Context, caller domain.Caller, scope Sc
 			if err != nil {
 				return err
 			}
-			done, err = ch.releaseBatch(p, last, c.options.SweepBatch, audit.TriggerManual)
+			done, err = ch.releaseBatch(p, last, c.options.SweepBatch, byHand)
 			return err
 		})
 		if err != nil {

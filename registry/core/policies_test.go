@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -171,6 +172,57 @@ var _ = eachEngine("A policy", func(h *harness) {
 		Expect(updates).To(HaveLen(1))
 		Expect(updates[0].Metadata).To(And(HaveKeyWithValue("tag_pattern", "r.*"), HaveKeyWithValue("previous_tag_pattern", "v.*"), HaveKeyWithValue("revision", BeNumerically("==", 2))))
 		Expect(h.entries(audit.KindDeletePolicy)).To(HaveLen(1))
+	})
+
+	It("names its revision in every entry about a tag, and in those of a sweep what queued it", func() {
+		for _, tag := range []string{"v1", "v2", "r1"} {
+			h.mustPush(app, tag)
+		}
+		// said is what the next entries of the kinds say, in the order of the log.
+		next := 0
+		said := func(kinds ...audit.Kind) (list []string) {
+			GinkgoHelper()
+			h.idle()
+			entries := h.entries()
+			for _, e := range entries[next:] {
+				if slices.Contains(kinds, e.Kind) {
+					list = append(list, fmt.Sprint(e.Tag, " ", e.Metadata["hold"], " revision ", e.Metadata["policy_revision"], " ", e.Metadata["cause"]))
+				}
+			}
+			next = len(entries)
+			return list
+		}
+		sweeping := []audit.Kind{audit.KindChangeImmutability, audit.KindApplyPolicy}
+
+		p := h.mustCreate(teamA, releases)
+		Expect(said(sweeping...)).To(Equal([]string{"v1 placed revision 1 created", "v2 placed revision 1 created", " <nil> revision 1 created"}))
+		released := spec("r.*")
+		released.ReclaimPolicy = domain.Release
+		_, err := h.UpdatePolicy(ctx, alice, teamA, p.UUID, released)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(said(sweeping...)).To(Equal([]string{
+			"r1 placed revision 2 updated", " <nil> revision 2 updated",
+			"v1 removed revision 2 updated", "v2 removed revision 2 updated", " <nil> revision 2 updated",
+		}))
+
+		h.mustPush(app, "r2")
+		Expect(said(audit.KindTagCreatedImmutable)).To(Equal([]string{"r2 <nil> revision 2 <nil>"}))
+		_, err = h.push(app, "r2")
+		Expect(err).To(haveCode(domain.CodeTagImmutable))
+		Expect(said(audit.KindPushFailed)).To(Equal([]string{"r2 <nil> revision 2 <nil>"}))
+
+		By("deleting it in the middle of its sweep, so that another places the holds")
+		h.mustPush(app, "x1")
+		_ = said()
+		h.gate.allow(0)
+		retained := spec("x.*")
+		_, err = h.UpdatePolicy(ctx, alice, teamA, p.UUID, retained)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+		h.gate.open()
+		Expect(said(sweeping...)).To(Equal([]string{"x1 placed revision 3 deleted", " <nil> revision 3 deleted"}))
+		Expect(h.ReleasePolicy(ctx, alice, teamA, p.UUID)).To(Equal(3))
+		Expect(said(sweeping...)).To(ConsistOf("r1 removed revision 3 <nil>", "r2 removed revision 3 <nil>", "x1 removed revision 3 <nil>"), "by hand")
 	})
 })
 

@@ -35,9 +35,8 @@ func newRefusal(kind audit.Kind, operation string, about subject, lock *domain.L
 	}
 	if lock.Policy != nil {
 		about.policy = lock.Policy.UUID
-		metadata["policy_pattern"] = lock.Policy.Pattern
-		metadata["policy_scope"] = string(lock.Policy.Scope)
 	}
+	policyMetadata(lock.Policy, metadata)
 	return refusal{kind: kind, operation: operation, about: about, metadata: metadata, attempted: attempted}
 }
 

@@ -179,7 +179,7 @@ func (c *Core) scopeOfPolicy(ctx context.Context, id int64) (scope meta.Scope, e
 func (ch *change) advance(s *meta.Sweep, p domain.Policy, limit int) (b batch, stopped bool, err error) {
 	if SweepKind(s.Kind) == SweepRelease {
 		// A release is right for any revision: it removes what the policy does not cover now.
-		b, err = ch.releaseBatch(p, s.AfterID, limit, audit.TriggerPolicy)
+		b, err = ch.releaseBatch(p, s.AfterID, limit, bySweep(*s))
 		s.AfterID = b.last
 		return b, false, err
 	}
@@ -233,7 +233,7 @@ func (ch *change) holdBatch(s *meta.Sweep, p domain.Policy, revision *policy.Rev
 		if err != nil {
 			return b, err
 		}
-		if err := ch.holdTags(p, revision, repo, tags, before, &b); err != nil {
+		if err := ch.holdTags(p, revision, repo, tags, bySweep(*s), before, &b); err != nil {
 			return b, err
 		}
 		b.examined += int64(len(tags))
@@ -282,7 +282,7 @@ func (ch *change) lockedBefore(p domain.Policy, revision *policy.Revision, set p
 	}, nil
 }
 
-func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo domain.Repository, tags []domain.Tag, before func(string, domain.Tag) bool, b *batch) error {
+func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo domain.Repository, tags []domain.Tag, on occasion, before func(string, domain.Tag) bool, b *batch) error {
 	var covered []domain.Tag
 	for _, t := range tags {
 		if revision.CoversTag(t.ID, t.Name) {
@@ -306,8 +306,8 @@ func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo doma
 			continue
 		}
 		holds = append(holds, meta.Hold{TagID: t.ID, PolicyID: p.ID})
-		ch.logImmutability(repo.Name, t, revision.Ref(), audit.TriggerPolicy, holdPlaced, true, held[t.ID] || before(repo.Name.Path, t))
-		if err := ch.dropExpiration(repo.Name, t, audit.TriggerPolicy, revision.Ref()); err != nil {
+		ch.logImmutability(repo.Name, t, revision.Ref(), on, holdPlaced, true, held[t.ID] || before(repo.Name.Path, t))
+		if err := ch.dropExpiration(repo.Name, t, on.trigger, revision.Ref()); err != nil {
 			return err
 		}
 		b.changed = append(b.changed, repo.Name.Path+":"+t.Name)
@@ -316,7 +316,7 @@ func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo doma
 }
 
 // releaseBatch removes the policy's hold from each of the next tags that it does not cover now.
-func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, trigger string) (b batch, err error) {
+func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, on occasion) (b batch, err error) {
 	b.last = after
 	held, err := ch.HeldTags(p.ID, after, limit)
 	if err != nil {
@@ -345,7 +345,7 @@ func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, trigger 
 			return b, err
 		}
 		stays := len(others) > 1 || set.Locking(t.Repository, t.ID, t.Name) != nil
-		ch.logImmutability(domain.RepositoryName{Organization: p.Organization, Path: t.Repository}, t.Tag, p.Ref(), trigger, holdRemoved, stays, true)
+		ch.logImmutability(domain.RepositoryName{Organization: p.Organization, Path: t.Repository}, t.Tag, p.Ref(), on, holdRemoved, stays, true)
 		b.changed = append(b.changed, t.Repository+":"+t.Name)
 	}
 	return b, nil
@@ -381,10 +381,14 @@ func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error
 	}
 	ref := revision.Ref()
 	about := subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}
-	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, audit.Metadata{
-		"tag_pattern": ref.Pattern, "policy_scope": string(ref.Scope), "revision": s.Revision, "sweep": s.Kind, "state": string(s.State),
+	metadata := audit.Metadata{
+		"tag_pattern": ref.Pattern, "policy_scope": string(ref.Scope), "policy_revision": s.Revision, "sweep": s.Kind, "state": string(s.State),
 		"tags_affected_count": s.Changed, "sample_tags": s.Sample,
-	})})
+	}
+	if s.Cause != "" {
+		metadata["cause"] = s.Cause
+	}
+	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, metadata)})
 }
 
 // deleteDue carries out requested deletions that are due, and returns how long to wait for the next.
@@ -408,7 +412,7 @@ func (c *Core) deleteDue(ctx context.Context) (wait time.Duration, err error) {
 			if err != nil || p.Deleted || p.DeleteAt.IsZero() || p.DeleteAt.After(ch.now) {
 				return err
 			}
-			return ch.deletePolicy(p)
+			return ch.deletePolicy(p, appliedBy(p.DeletionIntent.User, p.DeletionIntent.UserUID))
 		})
 		if err != nil {
 			return 0, err

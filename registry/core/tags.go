@@ -129,9 +129,10 @@ func (s subject) by(ref *domain.PolicyRef) subject {
 	return s
 }
 
-// policyMetadata adds a policy's pattern and scope.
+// policyMetadata adds a policy's revision, and the revision's pattern and scope.
 func policyMetadata(ref *domain.PolicyRef, metadata audit.Metadata) audit.Metadata {
 	if ref != nil {
+		metadata["policy_revision"] = ref.Revision
 		metadata["policy_pattern"] = ref.Pattern
 		metadata["policy_scope"] = string(ref.Scope)
 	}
@@ -326,7 +327,7 @@ func (ch *change) setImmutable(repo domain.Repository, tag string, immutable boo
 		if err := ch.RemoveHold(h); err != nil {
 			return err
 		}
-		ch.logImmutability(repo.Name, t, ref, audit.TriggerManual, holdRemoved, i < len(holds)-1, true)
+		ch.logImmutability(repo.Name, t, ref, byHand, holdRemoved, i < len(holds)-1, true)
 	}
 	return nil
 }
@@ -347,7 +348,7 @@ func (ch *change) holdByHand(repo domain.Repository, t domain.Tag, holds []meta.
 			return nil
 		}
 	}
-	ch.logImmutability(repo.Name, t, nil, audit.TriggerManual, holdPlaced, true, before)
+	ch.logImmutability(repo.Name, t, nil, byHand, holdPlaced, true, before)
 	if err := ch.dropExpiration(repo.Name, t, audit.TriggerManual, nil); err != nil {
 		return err
 	}
@@ -360,12 +361,28 @@ const (
 	holdRemoved = "removed"
 )
 
+// occasion is what set off a change of a hold: in metadata "trigger", and for a sweep "cause".
+type occasion struct {
+	trigger string
+	cause   SweepCause
+}
+
+var byHand = occasion{trigger: audit.TriggerManual}
+
+func bySweep(s meta.Sweep) occasion {
+	return occasion{trigger: audit.TriggerPolicy, cause: SweepCause(s.Cause)}
+}
+
 // logImmutability adds the entry of one hold that was placed or removed. Whether the tag is locked before and after the
 // cause is another matter: other holds and policies may lock it too.
-func (ch *change) logImmutability(name domain.RepositoryName, t domain.Tag, ref *domain.PolicyRef, trigger, hold string, after, before bool) {
-	ch.log(audit.KindChangeImmutability, aboutTag(name, t.Name).by(ref), policyMetadata(ref, audit.Metadata{
-		"username": ch.caller.Name, "trigger": trigger, "hold": hold, "immutable": after, "previous_immutable": before, "manifest_digest": t.Digest.String(),
-	}))
+func (ch *change) logImmutability(name domain.RepositoryName, t domain.Tag, ref *domain.PolicyRef, on occasion, hold string, after, before bool) {
+	metadata := policyMetadata(ref, audit.Metadata{
+		"username": ch.caller.Name, "trigger": on.trigger, "hold": hold, "immutable": after, "previous_immutable": before, "manifest_digest": t.Digest.String(),
+	})
+	if on.cause != "" {
+		metadata["cause"] = string(on.cause)
+	}
+	ch.log(audit.KindChangeImmutability, aboutTag(name, t.Name).by(ref), metadata)
 }
 
 // Tags lists the names of live tags in lexical order, those behind after.

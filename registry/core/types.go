@@ -150,6 +150,16 @@ const (
 	SweepRelease SweepKind = "release"
 )
 
+// SweepCause says what queued a sweep.
+type SweepCause string
+
+// The causes of sweeps.
+const (
+	CausePolicyCreated SweepCause = "created"
+	CausePolicyUpdated SweepCause = "updated"
+	CausePolicyDeleted SweepCause = "deleted"
+)
+
 // Sweep is one pass of a policy's revision over its tags.
 type Sweep struct {
 	ID        int64
@@ -171,6 +181,8 @@ type ManagedPolicy struct {
 	// Cluster is the UID of the cluster's kube-system namespace.
 	Cluster string
 	Manager domain.ManagedBy
+	// Applied names who applied the spec, if it is about the manager's generation.
+	Applied domain.Applied
 	// Rewound marks an older generation that an uncached read of the API server confirmed (a restored etcd).
 	Rewound bool
 	Scope   Scope

@@ -101,9 +101,10 @@ const LockSample = 10
 
 // PolicyRef names a policy in answers and audit entries.
 type PolicyRef struct {
-	UUID    string
-	Pattern string
-	Scope   PolicyScope
+	UUID     string
+	Revision int64
+	Pattern  string
+	Scope    PolicyScope
 }
 
 // Owner is the Kubernetes namespace that owns an organization.

@@ -8,6 +8,8 @@ const (
 	MaxPattern = 256
 	// MaxPoliciesPerScope bounds the live policies of one organization, and of one repository.
 	MaxPoliciesPerScope = 100
+	// MaxRevisionClaimed is the longest ManagedBy.RevisionClaimed, in characters.
+	MaxRevisionClaimed = 256
 )
 
 // EnforcementMode says what a policy does with the tags that it covers.
@@ -58,6 +60,17 @@ type ManagedBy struct {
 	Name       string
 	UID        string
 	Generation int64
+	// RevisionClaimed is the source revision, a Git commit for instance, that the object named when the generation was put.
+	// Nobody has checked it. At most MaxRevisionClaimed printable characters.
+	RevisionClaimed string
+}
+
+// Applied is what admission stamped an object with when its spec was changed. The zero value is none.
+type Applied struct {
+	// User and UserUID are the Kubernetes user's name and UID; the UID can be empty.
+	User, UserUID string
+	// Generation is the object's generation that the change made.
+	Generation int64
 }
 
 // Policy is a stored policy with its current revision.
@@ -105,9 +118,9 @@ func (p *Policy) Scope() PolicyScope {
 	return ScopeRepository
 }
 
-// Ref names the policy.
+// Ref names the policy with its current revision.
 func (p *Policy) Ref() *PolicyRef {
-	return &PolicyRef{UUID: p.UUID, Pattern: p.TagPattern, Scope: p.Scope()}
+	return &PolicyRef{UUID: p.UUID, Revision: p.Revision, Pattern: p.TagPattern, Scope: p.Scope()}
 }
 
 // RevisionState says what a revision of a policy still does.
@@ -138,13 +151,13 @@ type PolicyRevision struct {
 	PolicyDeleted bool
 }
 
-// Ref names the policy with the pattern of this revision.
+// Ref names the policy with this revision.
 func (r *PolicyRevision) Ref() *PolicyRef {
 	scope := ScopeRepository
 	if r.Repository == "" {
 		scope = ScopeOrganization
 	}
-	return &PolicyRef{UUID: r.UUID, Pattern: r.TagPattern, Scope: scope}
+	return &PolicyRef{UUID: r.UUID, Revision: r.Revision, Pattern: r.TagPattern, Scope: scope}
 }
 
 // SweepState is the state of a sweep.

@@ -8,7 +8,7 @@ import (
 
 const policyQuery = `SELECT p.id, p.uuid, p.organization, p.organization_id, p.repository, p.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy,
 	p.manager_kind, p.manager_namespace, p.manager_name, p.manager_uid, p.manager_generation, p.orphaned, p.lost, p.delete_at, p.deleted, p.would_refuse, p.created_at,
-	p.deletion_user, p.deletion_user_uid, p.deletion_told_at
+	p.deletion_user, p.deletion_user_uid, p.deletion_told_at, p.manager_revision_claimed
 	FROM policies p JOIN policy_revisions r ON r.policy_id = p.id AND r.revision = p.revision WHERE `
 
 func scanPolicy(row scanner) (p domain.Policy, err error) {
@@ -16,7 +16,7 @@ func scanPolicy(row scanner) (p domain.Policy, err error) {
 	var deleteAt, told, created int64
 	err = row.Scan(&p.ID, &p.UUID, &p.Organization, &p.OrganizationID, &p.Repository, &p.Revision, &p.TagPattern, &p.TagPatternMatches, &p.EnforcementMode, &p.ReclaimPolicy,
 		&m.Kind, &m.Namespace, &m.Name, &m.UID, &m.Generation, &p.Orphaned, &p.Lost, &deleteAt, &p.Deleted, &p.WouldRefuse, &created,
-		&p.DeletionIntent.User, &p.DeletionIntent.UserUID, &told)
+		&p.DeletionIntent.User, &p.DeletionIntent.UserUID, &told, &m.RevisionClaimed)
 	if m.Kind != "" {
 		p.Manager = &m
 	}
@@ -131,8 +131,8 @@ func (tx *Tx) SetPolicyManager(policyID int64, m *domain.ManagedBy) error {
 	if m == nil {
 		m = &domain.ManagedBy{}
 	}
-	return tx.do(`UPDATE policies SET manager_kind = $2, manager_namespace = $3, manager_name = $4, manager_uid = $5, manager_generation = $6, orphaned = FALSE, lost = FALSE WHERE id = $1`,
-		policyID, m.Kind, m.Namespace, m.Name, m.UID, m.Generation)
+	return tx.do(`UPDATE policies SET manager_kind = $2, manager_namespace = $3, manager_name = $4, manager_uid = $5, manager_generation = $6, manager_revision_claimed = $7, orphaned = FALSE, lost = FALSE WHERE id = $1`,
+		policyID, m.Kind, m.Namespace, m.Name, m.UID, m.Generation, m.RevisionClaimed)
 }
 
 // SetPolicyOrphaned marks a policy whose manager went away.

@@ -37,6 +37,7 @@ func (a *API) putManagedPolicy(c *call) (answer, error) {
 		Cluster: body.Cluster,
 		Manager: domain.ManagedBy{
 			Kind: kindPolicy, Namespace: c.parameters["namespace"], Name: c.parameters["name"], UID: body.UID, Generation: body.Generation,
+			RevisionClaimed: body.RevisionClaimed,
 		},
 		Rewound: body.Rewound,
 		Scope:   core.Scope{Organization: body.Organization, Repository: body.Repository},
@@ -51,6 +52,12 @@ func (a *API) putManagedPolicy(c *call) (answer, error) {
 	}
 	if gone := body.Claim.Gone; gone != nil {
 		policy.Claim.Gone = &domain.Owner{Namespace: gone.Namespace, UID: gone.UID}
+	}
+	if applied := body.Applied; applied != nil {
+		if err := needed(field{"applied.user", applied.User}); err != nil {
+			return answer{}, err
+		}
+		policy.Applied = domain.Applied{User: applied.User, UserUID: applied.UserUID, Generation: applied.Generation}
 	}
 	status, err := a.core.PutManagedPolicy(c.Context(), c.identity.Caller, policy)
 	if err != nil {

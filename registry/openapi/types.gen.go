@@ -160,6 +160,19 @@ type AppTokenList struct {
 	Tokens []AppToken `json:"tokens"`
 }
 
+// Applied Who applied the latest spec of an object, as admission stamped it. A stamp of another generation than the object's names
+// somebody else; the entry says `unknown` then, and where there is no stamp.
+type Applied struct {
+	// Generation The generation that the user made.
+	Generation int64 `json:"generation"`
+
+	// User The name of the Kubernetes user.
+	User string `json:"user"`
+
+	// UserUID The UID of the Kubernetes user
+	UserUID string `json:"userUID,omitempty"`
+}
+
 // Claim The ground on which the object's namespace manages the organization.
 type Claim struct {
 	// Gone The Kubernetes namespace that owns an organization.
@@ -331,6 +344,10 @@ type LogSegment struct {
 
 // ManagedPolicy A policy as its Kubernetes object declares it.
 type ManagedPolicy struct {
+	// Applied Who applied the latest spec of an object, as admission stamped it. A stamp of another generation than the object's names
+	// somebody else; the entry says `unknown` then, and where there is no stamp.
+	Applied *Applied `json:"applied,omitempty"`
+
 	// Claim The ground on which the object's namespace manages the organization.
 	Claim Claim `json:"claim"`
 
@@ -347,6 +364,9 @@ type ManagedPolicy struct {
 
 	// Repository The path in the organization; without it, the whole organization.
 	Repository string `json:"repository,omitempty"`
+
+	// RevisionClaimed The source revision, for instance a Git commit, that the object names. Printable characters.
+	RevisionClaimed string `json:"revisionClaimed,omitempty"`
 
 	// Rewound An uncached read of the API server confirmed an older generation or UID (a restored etcd).
 	Rewound           bool   `json:"rewound,omitempty"`

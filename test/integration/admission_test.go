@@ -224,16 +224,16 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 			var log struct {
 				Logs []struct {
 					Metadata struct {
-						Requested   bool   `json:"deletion_requested"`
-						RequestedBy string `json:"requested_by"`
-						UID         string `json:"requested_by_uid"`
+						Requested bool   `json:"deletion_requested"`
+						AppliedBy string `json:"applied_by"`
+						UID       string `json:"applied_by_uid"`
 					} `json:"metadata"`
 				} `json:"logs"`
 			}
 			Expect(json.Unmarshal([]byte(got.Body), &log)).To(Succeed(), got.Body)
 			for _, entry := range log.Logs {
 				if entry.Metadata.Requested {
-					list = append(list, entry.Metadata.RequestedBy+" "+entry.Metadata.UID)
+					list = append(list, entry.Metadata.AppliedBy+" "+entry.Metadata.UID)
 				}
 			}
 			return list
