@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // generation of the object than one seen before, and the UID of an object that was replaced or deleted, are STALE,
 // another cluster is OTHER_CLUSTER, a namespace without a claim is ORGANIZATION_NOT_OWNED.
 func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m ManagedPolicy) (status PolicyStatus, err error) {
+	m.Events = cmp.Or(m.Events, domain.EventsPerTag)
 	if err := validateManaged(m); err != nil {
 		return status, err
 	}
@@ -59,6 +61,9 @@ func validateManaged(m ManagedPolicy) error {
 		if err := domain.ValidateRepositoryPath(m.Scope.Repository); err != nil {
 			return err
 		}
+	}
+	if m.Events != domain.EventsPerTag && m.Events != domain.EventsSummary {
+		return domain.Errorf(domain.CodeInvalid, "events %q is not allowed; use %s or %s", m.Events, domain.EventsPerTag, domain.EventsSummary)
 	}
 	return policy.Validate(m.Spec)
 }
@@ -169,10 +174,13 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		present = nil
 	}
 	if present == nil {
-		return ch.createPolicy(o, m.Scope.Repository, m.Spec, &m.Manager)
+		return ch.createPolicy(o, m.Scope.Repository, m.Spec, m.Events, &m.Manager)
 	}
 	p := *present
-	metadata := audit.Metadata{}
+	metadata, err := ch.setEvents(&p, m.Events)
+	if err != nil {
+		return p, err
+	}
 	if p.Manager.UID != m.Manager.UID {
 		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
 			return p, err

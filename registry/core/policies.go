@@ -61,7 +61,7 @@ func (c *Core) CreatePolicy(ctx context.Context, caller domain.Caller, scope Sco
 		if err := ch.checkDuplicate(o.ID, scope.Repository, spec, 0); err != nil {
 			return err
 		}
-		created, err = ch.createPolicy(o, scope.Repository, spec, nil)
+		created, err = ch.createPolicy(o, scope.Repository, spec, domain.EventsPerTag, nil)
 		return err
 	})
 	return created, err
@@ -81,7 +81,7 @@ func (ch *change) checkDuplicate(organizationID int64, path string, spec domain.
 	return nil
 }
 
-func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, manager *domain.ManagedBy) (domain.Policy, error) {
+func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, events domain.EventsMode, manager *domain.ManagedBy) (domain.Policy, error) {
 	present, err := ch.Policies(o.ID, path)
 	if err != nil {
 		return domain.Policy{}, err
@@ -90,7 +90,7 @@ func (ch *change) createPolicy(o domain.Organization, path string, spec domain.P
 		return domain.Policy{}, domain.Errorf(domain.CodeInvalid, "there are %d policies here already, the most that is allowed; delete one, or join patterns with |", len(present))
 	}
 	p := domain.Policy{
-		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, Repository: path, Revision: 1, PolicySpec: spec, CreatedAt: ch.now,
+		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, Repository: path, Revision: 1, PolicySpec: spec, Events: events, CreatedAt: ch.now,
 	}
 	if p.ID, err = ch.InsertPolicy(p); err != nil {
 		return p, err
@@ -104,9 +104,11 @@ func (ch *change) createPolicy(o domain.Organization, path string, spec domain.P
 			return p, err
 		}
 	}
-	ch.logPolicy(audit.KindCreatePolicy, p, specMetadata("", spec))
+	metadata := specMetadata("", spec)
+	metadata["events"] = string(events)
+	ch.logPolicy(audit.KindCreatePolicy, p, metadata)
 	if spec.EnforcementMode == domain.Enforce {
-		return p, ch.queueSweep(p.ID, p.Revision, SweepApply)
+		return p, ch.queueSweep(p, SweepApply)
 	}
 	return p, nil
 }
@@ -129,9 +131,21 @@ func specMetadata(prefix string, spec domain.PolicySpec) audit.Metadata {
 	}
 }
 
-func (ch *change) queueSweep(policyID, revision int64, kind SweepKind) error {
+// setEvents changes what becomes a Kubernetes Event of a policy, and returns what its entry says of that. It makes no
+// revision and no sweep; a sweep that is queued already keeps to what it was queued with.
+func (ch *change) setEvents(p *domain.Policy, events domain.EventsMode) (audit.Metadata, error) {
+	if p.Events == events {
+		return audit.Metadata{}, nil
+	}
+	metadata := audit.Metadata{"events": string(events), "previous_events": string(p.Events)}
+	p.Events = events
+	return metadata, ch.SetPolicyEvents(p.ID, events)
+}
+
+// queueSweep queues a sweep for the revision that p has.
+func (ch *change) queueSweep(p domain.Policy, kind SweepKind) error {
 	ch.wakeSweeps = true
-	return ch.InsertSweep(meta.Sweep{PolicyID: policyID, Revision: revision, Kind: string(kind), CreatedAt: ch.now})
+	return ch.InsertSweep(meta.Sweep{PolicyID: p.ID, Revision: p.Revision, Kind: string(kind), Events: p.Events, CreatedAt: ch.now})
 }
 
 // UpdatePolicy replaces a policy's spec. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE.
@@ -180,12 +194,12 @@ func (ch *change) changePolicy(p domain.Policy, spec domain.PolicySpec, metadata
 	}
 	ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 	if spec.EnforcementMode == domain.Enforce {
-		if err := ch.queueSweep(p.ID, p.Revision, SweepApply); err != nil {
+		if err := ch.queueSweep(p, SweepApply); err != nil {
 			return p, err
 		}
 	}
 	if spec.ReclaimPolicy == domain.Release {
-		return p, ch.queueSweep(p.ID, p.Revision, SweepRelease)
+		return p, ch.queueSweep(p, SweepRelease)
 	}
 	return p, nil
 }
@@ -202,7 +216,7 @@ func (ch *change) retireRevision(p domain.Policy, closing bool) error {
 	if err := ch.SetRevisionState(p.ID, p.Revision, domain.RevisionClosing, bound); err != nil {
 		return err
 	}
-	return ch.queueSweep(p.ID, p.Revision, SweepClose)
+	return ch.queueSweep(p, SweepClose)
 }
 
 // DeletePolicy withdraws a policy at once; its reclaim policy says what becomes of its holds.
@@ -240,7 +254,7 @@ func (ch *change) deletePolicy(p domain.Policy) error {
 	if err := ch.SetPolicyDeleted(p.ID); err != nil || retain {
 		return err
 	}
-	return ch.queueSweep(p.ID, p.Revision, SweepRelease)
+	return ch.queueSweep(p, SweepRelease)
 }
 
 // ReleasePolicy removes the holds of tags that the policy does not cover now, and returns how many there were. It works
@@ -290,7 +304,13 @@ func (c *Core) AdoptPolicy(ctx context.Context, caller domain.Caller, scope Scop
 		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
 			return err
 		}
-		ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"adopted": true})
+		// Only an object can ask for summaries, and take that back.
+		metadata, err := ch.setEvents(&p, domain.EventsPerTag)
+		if err != nil {
+			return err
+		}
+		metadata["adopted"] = true
+		ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 		return ch.SetPolicyManager(p.ID, nil)
 	})
 }

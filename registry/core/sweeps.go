@@ -131,6 +131,11 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 		if err != nil {
 			return err
 		}
+		for _, entry := range ch.entries {
+			if entry.Kind == audit.KindChangeImmutability {
+				summarised(s.Events, entry.Metadata)
+			}
+		}
 		records, err := encode(origin, ch.entries)
 		if err != nil {
 			return err
@@ -381,10 +386,10 @@ func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error
 	}
 	ref := revision.Ref()
 	about := subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}
-	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, audit.Metadata{
+	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, summarised(s.Events, audit.Metadata{
 		"tag_pattern": ref.Pattern, "policy_scope": string(ref.Scope), "revision": s.Revision, "sweep": s.Kind, "state": string(s.State),
 		"tags_affected_count": s.Changed, "sample_tags": s.Sample,
-	})})
+	}))})
 }
 
 // deleteDue carries out requested deletions that are due, and returns how long to wait for the next.
