@@ -32,6 +32,8 @@ const (
 	logBatch = registryclient.MaxLogLimit
 	// logWait is how long the registry holds a request for entries that are not there yet.
 	logWait = 25 * time.Second
+	// eventTimeout is how long one attempt to create an Event may take.
+	eventTimeout = 30 * time.Second
 	// eventWorkers is how many Events are created at once.
 	eventWorkers = 32
 )
@@ -87,6 +89,8 @@ var (
 func NewEventsClient(config *rest.Config) (eventsclient.EventsGetter, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = -1, -1
+	// An API server that takes a request and never answers is asked again.
+	config.Timeout = eventTimeout
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
 	return eventsclient.NewForConfig(config)
 }
@@ -209,6 +213,7 @@ func (p *Projector) create(ctx context.Context, event *eventsv1.Event) error {
 		switch {
 		case err == nil:
 			eventsEmitted.WithLabelValues(event.Reason).Inc()
+			p.Ledger.Created()
 			return nil
 		case apierrors.IsAlreadyExists(err):
 			return nil

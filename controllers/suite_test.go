@@ -37,6 +37,10 @@ type stubRegistry struct {
 	// logError is what reading the log fails with, waits how long the calls would have waited.
 	logError error
 	waits    []time.Duration
+	// reads is how many entries each call has read that found some.
+	reads []int
+	// onPolicyLog is called before the log of a policy is read.
+	onPolicyLog func()
 
 	put     func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
 	puts    []openapi.ManagedPolicy
@@ -72,6 +76,9 @@ func (r *stubRegistry) Synced(_ context.Context, _ string, present []openapi.Man
 func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, wait time.Duration) (openapi.LogSegment, error) {
 	r.set(func() { r.waits = append(r.waits, wait) })
 	segment, err := r.read(after, limit, func(openapi.LogEntry) bool { return true })
+	if len(segment.Entries) > 0 {
+		r.set(func() { r.reads = append(r.reads, len(segment.Entries)) })
+	}
 	if err == nil && len(segment.Entries) == 0 && !sleep(ctx, time.Millisecond) { // the long poll, in short
 		err = ctx.Err()
 	}
@@ -79,6 +86,9 @@ func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, wait tim
 }
 
 func (r *stubRegistry) PolicyLog(_ context.Context, uuid string, after int64, limit int) (openapi.LogSegment, error) {
+	if r.onPolicyLog != nil {
+		r.onPolicyLog()
+	}
 	return r.read(after, limit, func(e openapi.LogEntry) bool { return e.Policy == uuid })
 }
 
