@@ -48,7 +48,7 @@ var _ = Describe("The projector", func() {
 	})
 
 	// start runs the projector until the test ends.
-	start := func() {
+	start := func() (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
@@ -56,10 +56,12 @@ var _ = Describe("The projector", func() {
 			defer close(done)
 			Expect(projector.Start(ctx)).To(Succeed())
 		}()
-		DeferCleanup(func() {
+		stop = func() {
 			cancel()
 			<-done
-		})
+		}
+		DeferCleanup(stop)
+		return stop
 	}
 
 	// answers makes the API server answer the first n creations with err.
@@ -157,14 +159,14 @@ var _ = Describe("The projector", func() {
 			asked.Add(1)
 			<-answer
 		}}
-		registry.appendLocked("p", 1200)
+		registry.appendLocked("p", 600)
 		start()
 		Eventually(asked.Load).Should(BeEquivalentTo(eventWorkers))
 		Consistently(asked.Load).WithTimeout(200 * time.Millisecond).Should(BeEquivalentTo(eventWorkers))
 		registry.set(func() { Expect(registry.reads).To(Equal([]int{logBatch})) })
 		close(answer)
-		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(1200)))
-		Expect(events(ctx, "team-a")).To(HaveLen(1200))
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(600)))
+		Expect(events(ctx, "team-a")).To(HaveLen(600))
 		registry.set(func() { Expect(registry.reads).To(HaveEach(BeNumerically("<=", logBatch))) })
 	})
 
@@ -175,6 +177,40 @@ var _ = Describe("The projector", func() {
 		start()
 		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(15)))
 		Expect(time.Since(began)).To(BeNumerically(">=", 190*time.Millisecond))
+	})
+
+	Describe("that takes the place of another", func() {
+		left := func() float64 { return projector.sustained.Tokens() }
+
+		It("goes on with what that one left of the burst", func(ctx context.Context) {
+			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			registry.appendLocked("p", 600)
+			stop := start()
+			Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(600)))
+			Eventually(registry.LogCursor).WithArguments(ctx, paceName).Should(BeNumerically("~", time.Now().Add(6000*time.Second).UnixMilli(), 30_000))
+			stop()
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 400, 5))
+		})
+
+		It("has the whole burst again once enough time has passed, and never less than nothing", func(ctx context.Context) {
+			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			registry.pace = time.Now().Add(-time.Second).UnixMilli()
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 1000, 1))
+			registry.pace = time.Now().Add(24 * time.Hour).UnixMilli()
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 0, 1))
+		})
+
+		It("takes what another one uses at the same time from the same bucket", func(ctx context.Context) {
+			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(projector.sustained.AllowN(time.Now(), 100)).To(BeTrue())
+			registry.pace = time.Now().Add(3000 * time.Second).UnixMilli() // 300 of them
+			Expect(projector.savePace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 700, 5))
+		})
 	})
 })
 

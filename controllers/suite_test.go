@@ -32,6 +32,7 @@ type stubRegistry struct {
 	origin  string
 	entries []openapi.LogEntry
 	cursor  int64
+	pace    int64
 	// onMove is called before the cursor is moved.
 	onMove func()
 	// logError is what reading the log fails with, waits how long the calls would have waited.
@@ -104,22 +105,29 @@ func (r *stubRegistry) read(after int64, limit int, selected func(openapi.LogEnt
 	return segment, r.logError
 }
 
-func (r *stubRegistry) LogCursor(context.Context, string) (int64, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.cursor, nil
+func (r *stubRegistry) place(cursor string) *int64 {
+	if cursor == paceName {
+		return &r.pace
+	}
+	return &r.cursor
 }
 
-func (r *stubRegistry) MoveLogCursor(_ context.Context, _ string, from, to int64) error {
-	if r.onMove != nil {
+func (r *stubRegistry) LogCursor(_ context.Context, name string) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return *r.place(name), nil
+}
+
+func (r *stubRegistry) MoveLogCursor(_ context.Context, name string, from, to int64) error {
+	if r.onMove != nil && name == cursorName {
 		r.onMove()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cursor != from {
+	if *r.place(name) != from {
 		return stale()
 	}
-	r.cursor = to
+	*r.place(name) = to
 	return nil
 }
 
