@@ -14,6 +14,7 @@ import (
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
@@ -35,6 +36,10 @@ const (
 	EventTagLocked = "TagLocked"
 	// EventTagReleased: a tag lost a policy's hold.
 	EventTagReleased = "TagReleased"
+	// EventTagsLocked: a sweep of a policy that asks for summaries placed its holds.
+	EventTagsLocked = "TagsLocked"
+	// EventTagsReleased: a sweep of a policy that asks for summaries removed its holds.
+	EventTagsReleased = "TagsReleased"
 	// EventPushRefused: a push would have changed a locked tag.
 	EventPushRefused = "PushRefused"
 	// EventDeleteRefused: a deletion would have removed a locked tag, or the image of one.
@@ -42,17 +47,25 @@ const (
 )
 
 // becomesEvent tells whether an entry of the audit log is one Kubernetes Event: each tag that a policy locks, releases or
-// refuses to change. Counted repeats of a refusal are not: their first is.
+// refuses to change, or in place of the first two the summary of the sweep. Counted repeats of a refusal are not: their
+// first is. The entry alone decides, so the answer is the same whenever and by whom it is read.
 func becomesEvent(entry openapi.LogEntry) bool {
 	switch kind := audit.Kind(entry.Kind); kind {
 	case audit.KindTagCreatedImmutable:
-		return true
+		return !summarised(entry)
 	case audit.KindChangeImmutability:
-		return text(entry, "trigger") == audit.TriggerPolicy
+		return text(entry, "trigger") == audit.TriggerPolicy && !summarised(entry)
+	case audit.KindApplyPolicy:
+		return summarised(entry)
 	default:
 		_, repeat := entry.Metadata["repeat_of"]
 		return strings.HasSuffix(entry.Kind, "_failed") && entry.Policy != "" && !repeat
 	}
+}
+
+// summarised tells whether the entry belongs to a policy that asks for one Event of each sweep.
+func summarised(entry openapi.LogEntry) bool {
+	return text(entry, audit.EventsField) == string(domain.EventsSummary)
 }
 
 // origin is where Events come from.
@@ -116,6 +129,8 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 		}
 		event.Reason = EventTagLocked
 		event.Note = fmt.Sprintf("%s is locked at %s by pattern %s", tag, digest, pattern)
+	case audit.KindApplyPolicy:
+		tellSummary(event, entry)
 	default:
 		event.Type = corev1.EventTypeWarning
 		event.Reason, event.Action = EventDeleteRefused, "Delete"
@@ -127,6 +142,30 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 			event.Note += "; attempted " + attempted
 		}
 	}
+}
+
+// tellSummary says what a sweep did.
+func tellSummary(event *eventsv1.Event, entry openapi.LogEntry) {
+	event.Reason, event.Action = EventTagsLocked, "Sweep"
+	did, until := "locked by", ""
+	if text(entry, "sweep") == string(openapi.SweepKindRelease) {
+		event.Reason, did = EventTagsReleased, "no longer held by"
+	}
+	if text(entry, "state") == string(domain.SweepStopped) {
+		until = " before a change of the policy stopped the sweep"
+	}
+	// Numbers and lists as JSON has them.
+	count, _ := entry.Metadata["tags_affected_count"].(float64)
+	tags, _ := entry.Metadata["sample_tags"].([]any)
+	names := make([]string, len(tags))
+	for i, tag := range tags {
+		names[i] = fmt.Sprint(tag)
+	}
+	sample := strings.Join(names, ", ")
+	if rest := int(count) - len(names); rest > 0 {
+		sample += fmt.Sprintf(" and %d more", rest)
+	}
+	event.Note = fmt.Sprintf("tags in %s %s pattern %s%s: %.0f (%s)", subject(entry), did, text(entry, "tag_pattern"), until, count, sample)
 }
 
 // subject names what an entry is about as clients do, for instance "team-a/app:v1.0.0".

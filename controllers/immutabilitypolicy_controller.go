@@ -32,6 +32,8 @@ const (
 	putInterval = 10 * time.Minute
 	// countsInterval is how long the status rests while nothing but its counts changes.
 	countsInterval = 10 * time.Second
+	// backlogInterval is how often the status says how fast Events are made while some are pending, also if none is.
+	backlogInterval = time.Minute
 	// policyWorkers is how many policies are reconciled at once.
 	policyWorkers = 4
 )

@@ -62,7 +62,7 @@ func (r *ImmutabilityPolicyReconciler) managed(ctx context.Context, policy *regi
 		Cluster: r.Cluster, UID: string(policy.UID), Generation: policy.Generation,
 		Organization: policy.Organization(), Repository: policy.Spec.Repository,
 		TagPattern: spec.TagPattern, TagPatternMatches: spec.TagPatternMatches,
-		EnforcementMode: spec.EnforcementMode, ReclaimPolicy: spec.ReclaimPolicy,
+		EnforcementMode: spec.EnforcementMode, ReclaimPolicy: spec.ReclaimPolicy, Events: policy.EventsMode(),
 		Claim: openapi.Claim{
 			NamespaceUID:  string(namespace.UID),
 			Organizations: registryv1alpha1.ClaimedOrganizations(namespace.Annotations),

@@ -95,6 +95,9 @@ func (r *ImmutabilityPolicyReconciler) finish(ctx context.Context, policy *regis
 	case err == nil:
 		settled()
 		setReady(policy)
+		if events := policy.Status.Events; events != nil && events.Pending > 0 {
+			return reconcile.Result{RequeueAfter: jitter(backlogInterval)}, nil
+		}
 		return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
 	case errors.As(err, &stalled):
 		ctrl.LoggerFrom(ctx).Info("the policy is stalled", "reason", stalled.reason, "message", stalled.message)

@@ -20,6 +20,13 @@ var _ = Describe("The ledger of Events", func() {
 		ledger = &EventLedger{Registry: registry}
 	})
 
+	// withoutRate are counts without how fast they change.
+	withoutRate := func(status *registryv1alpha1.EventsStatus, err error) (*registryv1alpha1.EventsStatus, error) {
+		if status != nil {
+			status.Rate = nil
+		}
+		return status, err
+	}
 	counts := func(emitted, pending, next int64) *registryv1alpha1.EventsStatus {
 		return &registryv1alpha1.EventsStatus{Emitted: emitted, Pending: pending, NextAuditIndex: next}
 	}
@@ -36,20 +43,20 @@ var _ = Describe("The ledger of Events", func() {
 		registry.appendLocked("q", 5)
 		registry.appendLocked("p", 600)
 		registry.cursor = 702
-		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(700, 600, 700)))
-		Expect(ledger.Count(ctx, "q", nil)).To(Equal(counts(2, 3, 702)))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(700, 600, 700)))
+		Expect(withoutRate(ledger.Count(ctx, "q", nil))).To(Equal(counts(2, 3, 702)))
 	})
 
 	It("keeps step with the projector", func(ctx context.Context) {
-		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(0, 0, 0)))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(0, 0, 0)))
 		registry.appendLocked("p", 10)
-		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(0, 10, 0)))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(0, 10, 0)))
 		advance(4)
-		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(4, 6, 4)))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(4, 6, 4)))
 		registry.appendLocked("q", 3)
 		registry.appendLocked("p", 2)
 		advance(15) // p's last two were not looked at before
-		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(12, 0, 15)))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(12, 0, 15)))
 	})
 
 	It("goes on after a crash from what the status says, wherever that stopped", func(ctx context.Context) {
@@ -57,23 +64,59 @@ var _ = Describe("The ledger of Events", func() {
 		for stopped := range int64(21) {
 			registry.cursor = 20
 			ledger = &EventLedger{Registry: registry}
-			Expect(ledger.Count(ctx, "p", counts(stopped, 3, stopped))).To(Equal(counts(20, 10, 20)))
+			Expect(withoutRate(ledger.Count(ctx, "p", counts(stopped, 3, stopped)))).To(Equal(counts(20, 10, 20)))
 			advance(30)
-			Expect(ledger.Count(ctx, "p", counts(stopped, 3, stopped))).To(Equal(counts(30, 0, 30)))
+			Expect(withoutRate(ledger.Count(ctx, "p", counts(stopped, 3, stopped)))).To(Equal(counts(30, 0, 30)))
 		}
+	})
+
+	It("does not hold up the projector while it reads, and misses nothing of what that does meanwhile", func(ctx context.Context) {
+		registry.appendLocked("p", 3000)
+		registry.cursor = 10
+		pages := 0
+		registry.onPolicyLog = func() {
+			if pages++; pages <= 6 {
+				registry.appendLocked("p", 100)
+				advance(min(registry.cursor+600, int64(len(registry.entries))-1)) // faster than the pages
+			}
+		}
+		Expect(withoutRate(ledger.Count(ctx, "p", counts(5, 0, 5)))).To(Equal(counts(registry.cursor, int64(len(registry.entries))-registry.cursor, registry.cursor)))
+		Expect(pages).To(BeNumerically(">", 6))
+		registry.onPolicyLog = nil
+		advance(int64(len(registry.entries)))
+		all := int64(len(registry.entries))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(all, 0, all)))
+	})
+
+	It("begins anew when the cursor is set back while it reads", func(ctx context.Context) {
+		registry.appendLocked("p", 1000)
+		registry.cursor = 900
+		registry.onPolicyLog = func() {
+			registry.onPolicyLog = nil
+			registry.cursor = 300
+			ledger.Restart(300)
+		}
+		Expect(withoutRate(ledger.Count(ctx, "p", counts(250, 0, 250)))).To(Equal(counts(300, 700, 300)))
+	})
+
+	It("tells how fast Events are made while some are pending", func(ctx context.Context) {
+		registry.appendLocked("p", 2)
+		Expect(ledger.Count(ctx, "p", nil)).To(HaveField("Rate", HaveValue(BeZero())))
+		advance(2)
+		Expect(ledger.Count(ctx, "p", nil)).To(HaveField("Rate", BeNil()))
 	})
 
 	It("counts anew in a log that is shorter than it was", func(ctx context.Context) {
 		registry.appendLocked("p", 3)
 		registry.cursor = 2
-		Expect(ledger.Count(ctx, "p", counts(900, 0, 1000))).To(Equal(counts(2, 1, 2)))
+		Expect(withoutRate(ledger.Count(ctx, "p", counts(900, 0, 1000)))).To(Equal(counts(2, 1, 2)))
 	})
 
 	It("goes back to what the status says when somebody else moved the cursor", func(ctx context.Context) {
 		registry.appendLocked("p", 10)
-		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(0, 10, 0)))
+		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(0, 10, 0)))
 		registry.cursor = 8
 		ledger.Restart(8)
-		Expect(ledger.Count(ctx, "p", counts(3, 7, 3))).To(Equal(counts(8, 2, 8)))
+		Expect(withoutRate(ledger.Count(ctx, "p", counts(3, 7, 3)))).To(Equal(counts(8, 2, 8)))
 	})
 })

@@ -28,10 +28,14 @@ import (
 const (
 	// cursorName names the projector's place in the log.
 	cursorName = "kubernetes-events"
+	// paceName names, beside it, when the bucket of Events is full again: in milliseconds since 1970.
+	paceName = "kubernetes-events-pace"
 	// logBatch is how many entries are read, and at most done twice after a crash.
 	logBatch = registryclient.MaxLogLimit
 	// logWait is how long the registry holds a request for entries that are not there yet.
 	logWait = 25 * time.Second
+	// eventTimeout is how long one attempt to create an Event may take.
+	eventTimeout = 30 * time.Second
 	// eventWorkers is how many Events are created at once.
 	eventWorkers = 32
 )
@@ -43,7 +47,9 @@ type LogRegistry interface {
 	MoveLogCursor(ctx context.Context, name string, from, to int64) error
 }
 
-// EventPace bounds how many Events there can be at a time: the API server keeps them for an hour, in etcd.
+// EventPace bounds how many Events there can be at a time: the API server keeps them for an hour, in etcd. It is a token
+// bucket, which is kept in the registry: an operator that is started again, or another one that comes to lead, goes on with
+// what is left in it.
 type EventPace struct {
 	// Burst Events are created at BurstRate a second, those beyond at Rate a second.
 	Burst     int
@@ -73,7 +79,9 @@ type Projector struct {
 	Recovered func(context.Context) error
 
 	sustained, pace *rate.Limiter
-	origin          string
+	// fullAt is what is stored as paceName.
+	fullAt int64
+	origin string
 }
 
 var (
@@ -87,6 +95,8 @@ var (
 func NewEventsClient(config *rest.Config) (eventsclient.EventsGetter, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = -1, -1
+	// An API server that takes a request and never answers is asked again.
+	config.Timeout = eventTimeout
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
 	return eventsclient.NewForConfig(config)
 }
@@ -96,7 +106,6 @@ func (p *Projector) NeedLeaderElection() bool { return true }
 
 // Start implements manager.Runnable.
 func (p *Projector) Start(ctx context.Context) error {
-	p.sustained = rate.NewLimiter(rate.Limit(p.Pace.Rate), p.Pace.Burst)
 	p.pace = rate.NewLimiter(rate.Limit(p.Pace.BurstRate), eventWorkers)
 	p.Instance = registryv1alpha1.Shorten(p.Instance, maxInstance)
 	const longest = 30 * time.Second
@@ -121,6 +130,9 @@ func (p *Projector) Start(ctx context.Context) error {
 func (p *Projector) follow(ctx context.Context) (read bool, err error) {
 	next, err := p.Registry.LogCursor(ctx, cursorName)
 	if err != nil {
+		return false, err
+	}
+	if err := p.loadPace(ctx); err != nil {
 		return false, err
 	}
 	p.Ledger.Restart(next)
@@ -180,7 +192,36 @@ func (p *Projector) project(ctx context.Context, segment openapi.LogSegment, fro
 	for key := range changed {
 		p.CountsChanged(key)
 	}
-	return to, nil
+	return to, p.savePace(ctx)
+}
+
+// loadPace reads how much is left in the bucket.
+func (p *Projector) loadPace(ctx context.Context) (err error) {
+	if p.fullAt, err = p.Registry.LogCursor(ctx, paceName); err != nil {
+		return err
+	}
+	now := time.Now()
+	p.sustained = rate.NewLimiter(rate.Limit(p.Pace.Rate), p.Pace.Burst)
+	if missing := time.UnixMilli(p.fullAt).Sub(now).Seconds() * p.Pace.Rate; missing >= 1 {
+		p.sustained.ReserveN(now, int(min(missing, float64(p.Pace.Burst))))
+	}
+	return nil
+}
+
+// savePace stores how much is left in the bucket.
+func (p *Projector) savePace(ctx context.Context) error {
+	now := time.Now()
+	missing := float64(p.Pace.Burst) - p.sustained.TokensAt(now)
+	fullAt := now.UnixMilli() + int64(missing/p.Pace.Rate*1000)
+	if missing < 1 || fullAt <= p.fullAt {
+		return nil
+	}
+	err := p.Registry.MoveLogCursor(ctx, paceName, p.fullAt, fullAt)
+	if registryclient.IsStale(err) {
+		return p.loadPace(ctx) // another operator that leads as well, for the moment, has taken some too
+	}
+	p.fullAt = fullAt
+	return err
 }
 
 // emit creates the Events of a segment, several at once, and returns when every one is there.
@@ -209,6 +250,7 @@ func (p *Projector) create(ctx context.Context, event *eventsv1.Event) error {
 		switch {
 		case err == nil:
 			eventsEmitted.WithLabelValues(event.Reason).Inc()
+			p.Ledger.Created()
 			return nil
 		case apierrors.IsAlreadyExists(err):
 			return nil

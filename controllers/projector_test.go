@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	eventsclient "k8s.io/client-go/kubernetes/typed/events/v1"
 	clienttesting "k8s.io/client-go/testing"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
@@ -47,7 +48,7 @@ var _ = Describe("The projector", func() {
 	})
 
 	// start runs the projector until the test ends.
-	start := func() {
+	start := func() (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
@@ -55,10 +56,12 @@ var _ = Describe("The projector", func() {
 			defer close(done)
 			Expect(projector.Start(ctx)).To(Succeed())
 		}()
-		DeferCleanup(func() {
+		stop = func() {
 			cancel()
 			<-done
-		})
+		}
+		DeferCleanup(stop)
+		return stop
 	}
 
 	// answers makes the API server answer the first n creations with err.
@@ -149,6 +152,24 @@ var _ = Describe("The projector", func() {
 		Eventually(recovered.Load).Should(Equal(int32(2)))
 	})
 
+	It("holds no more of the log than a batch, and no more requests than it has workers, while the API server does not answer", func(ctx context.Context) {
+		var asked atomic.Int32
+		answer := make(chan struct{})
+		projector.Events = slowEvents{EventsGetter: cluster.EventsV1(), before: func() {
+			asked.Add(1)
+			<-answer
+		}}
+		registry.appendLocked("p", 600)
+		start()
+		Eventually(asked.Load).Should(BeEquivalentTo(eventWorkers))
+		Consistently(asked.Load).WithTimeout(200 * time.Millisecond).Should(BeEquivalentTo(eventWorkers))
+		registry.set(func() { Expect(registry.reads).To(Equal([]int{logBatch})) })
+		close(answer)
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(600)))
+		Expect(events(ctx, "team-a")).To(HaveLen(600))
+		registry.set(func() { Expect(registry.reads).To(HaveEach(BeNumerically("<=", logBatch))) })
+	})
+
 	It("keeps its pace", func(ctx context.Context) {
 		projector.Pace = EventPace{Burst: 5, BurstRate: 100_000, Rate: 50}
 		registry.appendLocked("p", 15)
@@ -157,7 +178,61 @@ var _ = Describe("The projector", func() {
 		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(15)))
 		Expect(time.Since(began)).To(BeNumerically(">=", 190*time.Millisecond))
 	})
+
+	Describe("that takes the place of another", func() {
+		left := func() float64 { return projector.sustained.Tokens() }
+
+		It("goes on with what that one left of the burst", func(ctx context.Context) {
+			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			registry.appendLocked("p", 600)
+			stop := start()
+			Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(600)))
+			Eventually(registry.LogCursor).WithArguments(ctx, paceName).Should(BeNumerically("~", time.Now().Add(6000*time.Second).UnixMilli(), 30_000))
+			stop()
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 400, 5))
+		})
+
+		It("has the whole burst again once enough time has passed, and never less than nothing", func(ctx context.Context) {
+			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			registry.pace = time.Now().Add(-time.Second).UnixMilli()
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 1000, 1))
+			registry.pace = time.Now().Add(24 * time.Hour).UnixMilli()
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 0, 1))
+		})
+
+		It("takes what another one uses at the same time from the same bucket", func(ctx context.Context) {
+			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			Expect(projector.loadPace(ctx)).To(Succeed())
+			Expect(projector.sustained.AllowN(time.Now(), 100)).To(BeTrue())
+			registry.pace = time.Now().Add(3000 * time.Second).UnixMilli() // 300 of them
+			Expect(projector.savePace(ctx)).To(Succeed())
+			Expect(left()).To(BeNumerically("~", 700, 5))
+		})
+	})
 })
+
+// slowEvents does something before each Event is created. The fake cluster itself takes one call at a time.
+type slowEvents struct {
+	eventsclient.EventsGetter
+	before func()
+}
+
+func (s slowEvents) Events(namespace string) eventsclient.EventInterface {
+	return slowEventsOf{EventInterface: s.EventsGetter.Events(namespace), before: s.before}
+}
+
+type slowEventsOf struct {
+	eventsclient.EventInterface
+	before func()
+}
+
+func (s slowEventsOf) Create(ctx context.Context, event *eventsv1.Event, options metav1.CreateOptions) (*eventsv1.Event, error) {
+	s.before()
+	return s.EventInterface.Create(ctx, event, options)
+}
 
 var _ = Describe("An Event", func() {
 	from := origin{log: "origin", namespace: "tidelock-system", instance: "tidelock-0",
@@ -187,6 +262,10 @@ var _ = Describe("An Event", func() {
 		Entry("not a repeated refusal", entry(kind("push_repo_failed"), with("repeat_of", "x")), false),
 		Entry("not a refusal for a hold by hand", entry(kind("push_repo_failed"), func(e *openapi.LogEntry) { e.Policy = "" }), false),
 		Entry("not the summary of a sweep", entry(kind("apply_immutability_policy_retroactive")), false),
+		Entry("where summaries are asked for: the summary of a sweep", entry(kind("apply_immutability_policy_retroactive"), with("events", "Summary")), true),
+		Entry("where summaries are asked for: no hold that a sweep placed", entry(with("events", "Summary")), false),
+		Entry("where summaries are asked for: no push of a covered tag", entry(kind("tag_created_immutable_by_policy"), with("events", "Summary")), false),
+		Entry("where summaries are asked for: a refused push", entry(kind("push_repo_failed"), with("events", "Summary")), true),
 		Entry("not a dry run", entry(kind("immutability_dry_run")), false),
 		Entry("not a push of another tag", entry(kind("create_tag")), false),
 	)
@@ -208,6 +287,28 @@ var _ = Describe("An Event", func() {
 		Entry("what is refused about a whole repository", entry(kind("delete_repo_failed"), with("operation", "delete"), with("reason", "it holds locked tags"),
 			func(e *openapi.LogEntry) { e.Tag, e.Performer = "", openapi.Performer{Kind: "user", Name: "ann"} }),
 			"Warning", "DeleteRefused", "refused user ann to delete team-a/app: it holds locked tags"),
+	)
+
+	summary := func(change ...func(*openapi.LogEntry)) openapi.LogEntry {
+		return entry(append([]func(*openapi.LogEntry){func(e *openapi.LogEntry) {
+			e.Kind, e.Tag, e.Repository = "apply_immutability_policy_retroactive", "", ""
+			e.Metadata = map[string]any{
+				"events": "Summary", "sweep": "apply", "state": "done", "tag_pattern": "v.*",
+				"tags_affected_count": 847., "sample_tags": []any{"app:v1", "app:v2"},
+			}
+		}}, change...)...)
+	}
+
+	DescribeTable("sums up", func(e openapi.LogEntry, reason, note string) {
+		event := newEvent(from, e)
+		Expect([]string{event.Type, event.Reason, event.Action, event.Note}).To(Equal([]string{"Normal", reason, "Sweep", note}))
+	},
+		Entry("what a sweep locked", summary(), "TagsLocked", "tags in team-a locked by pattern v.*: 847 (app:v1, app:v2 and 845 more)"),
+		Entry("what it locked in a repository", summary(func(e *openapi.LogEntry) { e.Repository = "app" }, with("tags_affected_count", 2.)),
+			"TagsLocked", "tags in team-a/app locked by pattern v.*: 2 (app:v1, app:v2)"),
+		Entry("what a closing sweep locked until it was stopped", summary(with("sweep", "close"), with("state", "stopped")),
+			"TagsLocked", "tags in team-a locked by pattern v.* before a change of the policy stopped the sweep: 847 (app:v1, app:v2 and 845 more)"),
+		Entry("what it released", summary(with("sweep", "release")), "TagsReleased", "tags in team-a no longer held by pattern v.*: 847 (app:v1, app:v2 and 845 more)"),
 	)
 
 	It("has a name of its own for each entry of each log", func() {

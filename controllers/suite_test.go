@@ -32,11 +32,16 @@ type stubRegistry struct {
 	origin  string
 	entries []openapi.LogEntry
 	cursor  int64
+	pace    int64
 	// onMove is called before the cursor is moved.
 	onMove func()
 	// logError is what reading the log fails with, waits how long the calls would have waited.
 	logError error
 	waits    []time.Duration
+	// reads is how many entries each call has read that found some.
+	reads []int
+	// onPolicyLog is called before the log of a policy is read.
+	onPolicyLog func()
 
 	put     func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
 	puts    []openapi.ManagedPolicy
@@ -72,6 +77,9 @@ func (r *stubRegistry) Synced(_ context.Context, _ string, present []openapi.Man
 func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, wait time.Duration) (openapi.LogSegment, error) {
 	r.set(func() { r.waits = append(r.waits, wait) })
 	segment, err := r.read(after, limit, func(openapi.LogEntry) bool { return true })
+	if len(segment.Entries) > 0 {
+		r.set(func() { r.reads = append(r.reads, len(segment.Entries)) })
+	}
 	if err == nil && len(segment.Entries) == 0 && !sleep(ctx, time.Millisecond) { // the long poll, in short
 		err = ctx.Err()
 	}
@@ -79,6 +87,9 @@ func (r *stubRegistry) Log(ctx context.Context, after int64, limit int, wait tim
 }
 
 func (r *stubRegistry) PolicyLog(_ context.Context, uuid string, after int64, limit int) (openapi.LogSegment, error) {
+	if r.onPolicyLog != nil {
+		r.onPolicyLog()
+	}
 	return r.read(after, limit, func(e openapi.LogEntry) bool { return e.Policy == uuid })
 }
 
@@ -94,22 +105,29 @@ func (r *stubRegistry) read(after int64, limit int, selected func(openapi.LogEnt
 	return segment, r.logError
 }
 
-func (r *stubRegistry) LogCursor(context.Context, string) (int64, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.cursor, nil
+func (r *stubRegistry) place(cursor string) *int64 {
+	if cursor == paceName {
+		return &r.pace
+	}
+	return &r.cursor
 }
 
-func (r *stubRegistry) MoveLogCursor(_ context.Context, _ string, from, to int64) error {
-	if r.onMove != nil {
+func (r *stubRegistry) LogCursor(_ context.Context, name string) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return *r.place(name), nil
+}
+
+func (r *stubRegistry) MoveLogCursor(_ context.Context, name string, from, to int64) error {
+	if r.onMove != nil && name == cursorName {
 		r.onMove()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cursor != from {
+	if *r.place(name) != from {
 		return stale()
 	}
-	r.cursor = to
+	*r.place(name) = to
 	return nil
 }
 

@@ -28,6 +28,18 @@ const (
 	Release ReclaimPolicy = "Release"
 )
 
+// EventsMode says what becomes a Kubernetes Event of the tags that a policy locks and releases.
+//
+// +kubebuilder:validation:Enum=PerTag;Summary
+type EventsMode string
+
+const (
+	// EventsPerTag makes an Event of each tag.
+	EventsPerTag EventsMode = "PerTag"
+	// EventsSummary makes one Event of each sweep that changed something, and none of a pushed tag.
+	EventsSummary EventsMode = "Summary"
+)
+
 // ImmutabilityPolicySpec declares which tags may never change again.
 //
 // +kubebuilder:validation:XValidation:rule=`(has(self.organization) ? self.organization : "") == (has(oldSelf.organization) ? oldSelf.organization : "")`,message="organization cannot be changed, set or removed: create another policy beside this one"
@@ -81,6 +93,14 @@ type ImmutabilityPolicySpec struct {
 	// +optional
 	// +kubebuilder:default=Retain
 	ReclaimPolicy ReclaimPolicy `json:"reclaimPolicy,omitempty"`
+
+	// events is PerTag to make a Kubernetes Event of each tag that the policy locks or releases, or Summary to make one of
+	// each sweep in place of those; a refused attempt is one under both. The audit log has every tag in any case. A change
+	// counts for what happens from then on: a sweep keeps to what the policy said when it was queued.
+	//
+	// +optional
+	// +kubebuilder:default=PerTag
+	Events EventsMode `json:"events,omitempty"`
 }
 
 // SweepState says how far a sweep is.
@@ -136,14 +156,19 @@ type SweepStatus struct {
 	LastAuditIndex *int64 `json:"lastAuditIndex,omitempty"`
 }
 
-// EventsStatus counts the Kubernetes Events about tags that the policy locked, released or refused to change. There is
-// one for each such entry of the audit log.
+// EventsStatus counts the Kubernetes Events about tags that the policy locked, released or refused to change: one for each
+// such entry of the audit log, or under Summary one for each sweep and each refusal.
 type EventsStatus struct {
 	// emitted is how many entries of the audit log have become Events.
 	Emitted int64 `json:"emitted"`
 
 	// pending is how many entries of the audit log still have to become Events.
 	Pending int64 `json:"pending"`
+
+	// rate is how many Events a second the operator makes at present, those of other policies included, for as long as
+	// some of this one are pending.
+	// +optional
+	Rate *int64 `json:"rate,omitempty"`
 
 	// nextAuditIndex is the index in the audit log up to which emitted counts: it goes on from there after a restart.
 	NextAuditIndex int64 `json:"nextAuditIndex"`
@@ -204,8 +229,8 @@ type ImmutabilityPolicyStatus struct {
 
 // ImmutabilityPolicy locks image tags in the registry: a tag whose name the pattern covers can neither be moved to
 // another image nor deleted, by nobody and by no way, and its image cannot be deleted either. It protects from the moment
-// the registry has it, tags that exist already included; each locked tag is an entry in the audit log and a Kubernetes
-// Event.
+// the registry has it, tags that exist already included; each locked tag is an entry in the audit log and, unless
+// events is Summary, a Kubernetes Event.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -1,6 +1,7 @@
 package v1alpha1
 
 import (
+	"cmp"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -24,6 +25,11 @@ func (p *ImmutabilityPolicy) PolicySpec() domain.PolicySpec {
 		spec.ReclaimPolicy = domain.Retain
 	}
 	return spec
+}
+
+// EventsMode returns the mode of Events as the registry takes it, with the default where it is not set.
+func (p *ImmutabilityPolicy) EventsMode() domain.EventsMode {
+	return cmp.Or(domain.EventsMode(p.Spec.Events), domain.EventsPerTag)
 }
 
 // ValidateImmutabilityPolicy checks a policy by the registry's own rules. The webhook and the reconciler share it: an
@@ -56,6 +62,11 @@ func ValidateImmutabilityPolicy(p *ImmutabilityPolicy) field.ErrorList {
 	case domain.Retain, domain.Release:
 	default:
 		errs = append(errs, field.NotSupported(spec.Child("reclaimPolicy"), p.Spec.ReclaimPolicy, []ReclaimPolicy{Retain, Release}))
+	}
+	switch p.EventsMode() {
+	case domain.EventsPerTag, domain.EventsSummary:
+	default:
+		errs = append(errs, field.NotSupported(spec.Child("events"), p.Spec.Events, []EventsMode{EventsPerTag, EventsSummary}))
 	}
 	return errs
 }

@@ -88,6 +88,10 @@ const (
 	TriggerExpiration = "expiration"
 )
 
+// EventsField in metadata is "Summary" where a policy wants one Kubernetes Event of a sweep in place of one for each tag:
+// in the entries of those tags, which are none, and in that of the summary, which is one.
+const EventsField = "events"
+
 // Metadata is what an entry says beside the fixed fields. Values are string, bool, int, int64, []string, []any or
 // Metadata; anything else is a programming error that Encode reports.
 type Metadata map[string]any

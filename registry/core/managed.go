@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 // generation of the object than one seen before, and the UID of an object that was replaced or deleted, are STALE,
 // another cluster is OTHER_CLUSTER, a namespace without a claim is ORGANIZATION_NOT_OWNED.
 func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m ManagedPolicy) (status PolicyStatus, err error) {
+	m.Events = cmp.Or(m.Events, domain.EventsPerTag)
 	if err := validateManaged(m); err != nil {
 		return status, err
 	}
@@ -68,6 +70,9 @@ func validateManaged(m ManagedPolicy) error {
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
 	if claimed := m.Manager.RevisionClaimed; utf8.RuneCountInString(claimed) > domain.MaxRevisionClaimed || strings.ContainsFunc(claimed, unprintable) {
 		return domain.Errorf(domain.CodeInvalid, "the claimed revision is not at most %d printable characters", domain.MaxRevisionClaimed)
+	}
+	if m.Events != domain.EventsPerTag && m.Events != domain.EventsSummary {
+		return domain.Errorf(domain.CodeInvalid, "events %q is not allowed; use %s or %s", m.Events, domain.EventsPerTag, domain.EventsSummary)
 	}
 	return policy.Validate(m.Spec)
 }
@@ -184,12 +189,16 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		present = nil
 	}
 	if present == nil {
-		return ch.createPolicy(o, m.Scope.Repository, m.Spec, &m.Manager, metadata)
+		return ch.createPolicy(o, m.Scope.Repository, m.Spec, m.Events, &m.Manager, metadata)
 	}
 	p := *present
 	known := sameObject && last == m.Manager.Generation
 	if known {
 		m.Manager.RevisionClaimed = p.Manager.RevisionClaimed
+	}
+	known = known && p.Events == m.Events
+	if err := ch.setEvents(&p, m.Events, metadata); err != nil {
+		return p, err
 	}
 	if !sameObject {
 		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {

@@ -61,7 +61,7 @@ func (c *Core) CreatePolicy(ctx context.Context, caller domain.Caller, scope Sco
 		if err := ch.checkDuplicate(o.ID, scope.Repository, spec, 0); err != nil {
 			return err
 		}
-		created, err = ch.createPolicy(o, scope.Repository, spec, nil, nil)
+		created, err = ch.createPolicy(o, scope.Repository, spec, domain.EventsPerTag, nil, nil)
 		return err
 	})
 	return created, err
@@ -82,7 +82,7 @@ func (ch *change) checkDuplicate(organizationID int64, path string, spec domain.
 }
 
 // createPolicy makes a policy. For that of a Kubernetes object, attribution is what its entry says of how it came.
-func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, manager *domain.ManagedBy, attribution audit.Metadata) (domain.Policy, error) {
+func (ch *change) createPolicy(o domain.Organization, path string, spec domain.PolicySpec, events domain.EventsMode, manager *domain.ManagedBy, attribution audit.Metadata) (domain.Policy, error) {
 	present, err := ch.Policies(o.ID, path)
 	if err != nil {
 		return domain.Policy{}, err
@@ -91,7 +91,7 @@ func (ch *change) createPolicy(o domain.Organization, path string, spec domain.P
 		return domain.Policy{}, domain.Errorf(domain.CodeInvalid, "there are %d policies here already, the most that is allowed; delete one, or join patterns with |", len(present))
 	}
 	p := domain.Policy{
-		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, Repository: path, Revision: 1, PolicySpec: spec, CreatedAt: ch.now,
+		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, Repository: path, Revision: 1, PolicySpec: spec, Events: events, CreatedAt: ch.now,
 	}
 	if p.ID, err = ch.InsertPolicy(p); err != nil {
 		return p, err
@@ -106,10 +106,11 @@ func (ch *change) createPolicy(o domain.Organization, path string, spec domain.P
 		}
 	}
 	metadata := specMetadata("", spec)
+	metadata["events"] = string(events)
 	maps.Copy(metadata, attribution)
 	ch.logPolicy(audit.KindCreatePolicy, p, metadata)
 	if spec.EnforcementMode == domain.Enforce {
-		return p, ch.queueSweep(p.ID, p.Revision, SweepApply, CausePolicyCreated)
+		return p, ch.queueSweep(p, SweepApply, CausePolicyCreated)
 	}
 	return p, nil
 }
@@ -136,9 +137,21 @@ func specMetadata(prefix string, spec domain.PolicySpec) audit.Metadata {
 	}
 }
 
-func (ch *change) queueSweep(policyID, revision int64, kind SweepKind, cause SweepCause) error {
+// setEvents changes what becomes a Kubernetes Event of a policy, and adds what its entry says of that. It makes no
+// revision and no sweep; a sweep that is queued already keeps to what it was queued with.
+func (ch *change) setEvents(p *domain.Policy, events domain.EventsMode, metadata audit.Metadata) error {
+	if p.Events == events {
+		return nil
+	}
+	metadata["events"], metadata["previous_events"] = string(events), string(p.Events)
+	p.Events = events
+	return ch.SetPolicyEvents(p.ID, events)
+}
+
+// queueSweep queues a sweep for the revision that p has.
+func (ch *change) queueSweep(p domain.Policy, kind SweepKind, cause SweepCause) error {
 	ch.wakeSweeps = true
-	return ch.InsertSweep(meta.Sweep{PolicyID: policyID, Revision: revision, Kind: string(kind), Cause: string(cause), CreatedAt: ch.now})
+	return ch.InsertSweep(meta.Sweep{PolicyID: p.ID, Revision: p.Revision, Kind: string(kind), Cause: string(cause), Events: p.Events, CreatedAt: ch.now})
 }
 
 // UpdatePolicy replaces a policy's spec. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE.
@@ -183,12 +196,12 @@ func (ch *change) changePolicy(p domain.Policy, spec domain.PolicySpec, metadata
 	maps.Copy(metadata, specMetadata("previous_", old.PolicySpec))
 	ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 	if spec.EnforcementMode == domain.Enforce {
-		if err := ch.queueSweep(p.ID, p.Revision, SweepApply, CausePolicyUpdated); err != nil {
+		if err := ch.queueSweep(p, SweepApply, CausePolicyUpdated); err != nil {
 			return p, err
 		}
 	}
 	if spec.ReclaimPolicy == domain.Release {
-		return p, ch.queueSweep(p.ID, p.Revision, SweepRelease, CausePolicyUpdated)
+		return p, ch.queueSweep(p, SweepRelease, CausePolicyUpdated)
 	}
 	return p, nil
 }
@@ -205,7 +218,7 @@ func (ch *change) retireRevision(p domain.Policy, closing bool, cause SweepCause
 	if err := ch.SetRevisionState(p.ID, p.Revision, domain.RevisionClosing, bound); err != nil {
 		return err
 	}
-	return ch.queueSweep(p.ID, p.Revision, SweepClose, cause)
+	return ch.queueSweep(p, SweepClose, cause)
 }
 
 // DeletePolicy withdraws a policy at once; its reclaim policy says what becomes of its holds.
@@ -242,7 +255,7 @@ func (ch *change) deletePolicy(p domain.Policy, attribution audit.Metadata) erro
 	if err := ch.SetPolicyDeleted(p.ID); err != nil || retain {
 		return err
 	}
-	return ch.queueSweep(p.ID, p.Revision, SweepRelease, CausePolicyDeleted)
+	return ch.queueSweep(p, SweepRelease, CausePolicyDeleted)
 }
 
 // ReleasePolicy removes the holds of tags that the policy does not cover now, and returns how many there were. It works
@@ -292,7 +305,12 @@ func (c *Core) AdoptPolicy(ctx context.Context, caller domain.Caller, scope Scop
 		if err := ch.RetireManager(p.Manager.UID, ch.now); err != nil {
 			return err
 		}
-		ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"adopted": true})
+		// Only an object can ask for summaries, and take that back.
+		metadata := audit.Metadata{"adopted": true}
+		if err := ch.setEvents(&p, domain.EventsPerTag, metadata); err != nil {
+			return err
+		}
+		ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 		return ch.SetPolicyManager(p.ID, nil)
 	})
 }

@@ -131,6 +131,11 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 		if err != nil {
 			return err
 		}
+		for _, entry := range ch.entries {
+			if entry.Kind == audit.KindChangeImmutability {
+				summarised(s.Events, entry.Metadata)
+			}
+		}
 		records, err := encode(origin, ch.entries)
 		if err != nil {
 			return err
@@ -381,10 +386,10 @@ func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error
 	}
 	ref := revision.Ref()
 	about := subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}
-	metadata := audit.Metadata{
+	metadata := summarised(s.Events, audit.Metadata{
 		"tag_pattern": ref.Pattern, "policy_scope": string(ref.Scope), "policy_revision": s.Revision, "sweep": s.Kind, "state": string(s.State),
 		"tags_affected_count": s.Changed, "sample_tags": s.Sample,
-	}
+	})
 	if s.Cause != "" {
 		metadata["cause"] = s.Cause
 	}

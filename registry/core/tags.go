@@ -116,7 +116,7 @@ func (ch *change) setTag(plan tagPlan, to domain.Manifest, create, move audit.Ki
 	var holds []meta.Hold
 	for _, r := range plan.set.Creating(plan.repo.Name.Path, plan.name) {
 		holds = append(holds, meta.Hold{TagID: id, PolicyID: r.PolicyID})
-		ch.log(audit.KindTagCreatedImmutable, about.by(r.Ref()), policyMetadata(r.Ref(), audit.Metadata{"manifest_digest": to.Digest.String()}))
+		ch.log(audit.KindTagCreatedImmutable, about.by(r.Ref()), summarised(r.Events, policyMetadata(r.Ref(), audit.Metadata{"manifest_digest": to.Digest.String()})))
 	}
 	return ch.PlaceHolds(holds, ch.now)
 }
@@ -135,6 +135,15 @@ func policyMetadata(ref *domain.PolicyRef, metadata audit.Metadata) audit.Metada
 		metadata["policy_revision"] = ref.Revision
 		metadata["policy_pattern"] = ref.Pattern
 		metadata["policy_scope"] = string(ref.Scope)
+	}
+	return metadata
+}
+
+// summarised marks an entry about a tag that is no Kubernetes Event, and a sweep's summary that is one. What an entry
+// becomes is so decided in the log itself, once and for all: by nothing that may have changed when somebody reads it.
+func summarised(events domain.EventsMode, metadata audit.Metadata) audit.Metadata {
+	if events == domain.EventsSummary {
+		metadata[audit.EventsField] = string(events)
 	}
 	return metadata
 }

@@ -187,7 +187,9 @@ type ManagedPolicy struct {
 	Rewound bool
 	Scope   Scope
 	Spec    domain.PolicySpec
-	Claim   Claim
+	// Events is domain.EventsPerTag if it is empty.
+	Events domain.EventsMode
+	Claim  Claim
 }
 
 // Claim is the ground on which a namespace manages an organization.

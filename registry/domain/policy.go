@@ -34,6 +34,17 @@ const (
 	Release ReclaimPolicy = "Release"
 )
 
+// EventsMode says what becomes a Kubernetes Event of the tags that a policy locks and releases.
+type EventsMode string
+
+// The modes of Events.
+const (
+	// EventsPerTag makes an Event of each tag.
+	EventsPerTag EventsMode = "PerTag"
+	// EventsSummary makes one Event of each sweep that changed something, and none of a pushed tag.
+	EventsSummary EventsMode = "Summary"
+)
+
 // PolicyScope is Quay's word for what a policy hangs on.
 type PolicyScope string
 
@@ -83,6 +94,8 @@ type Policy struct {
 	Repository     string
 	Revision       int64
 	PolicySpec
+	// Events can be changed without a new revision: it has no say about locks.
+	Events EventsMode
 	// Manager is nil for a policy made through the REST API.
 	Manager *ManagedBy
 	// Orphaned is true where the manager went away without deleting the policy.
@@ -144,7 +157,9 @@ type PolicyRevision struct {
 	Repository string
 	Revision   int64
 	PolicySpec
-	State RevisionState
+	// Events is the policy's present mode, whatever the revision.
+	Events EventsMode
+	State  RevisionState
 	// TagBound is the highest id of a tag that a closing revision covers.
 	TagBound int64
 	// PolicyDeleted is true where only this closing revision is left of the policy.

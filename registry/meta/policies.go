@@ -6,7 +6,7 @@ import (
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
-const policyQuery = `SELECT p.id, p.uuid, p.organization, p.organization_id, p.repository, p.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy,
+const policyQuery = `SELECT p.id, p.uuid, p.organization, p.organization_id, p.repository, p.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy, p.events,
 	p.manager_kind, p.manager_namespace, p.manager_name, p.manager_uid, p.manager_generation, p.orphaned, p.lost, p.delete_at, p.deleted, p.would_refuse, p.created_at,
 	p.deletion_user, p.deletion_user_uid, p.deletion_told_at, p.manager_revision_claimed
 	FROM policies p JOIN policy_revisions r ON r.policy_id = p.id AND r.revision = p.revision WHERE `
@@ -14,7 +14,7 @@ const policyQuery = `SELECT p.id, p.uuid, p.organization, p.organization_id, p.r
 func scanPolicy(row scanner) (p domain.Policy, err error) {
 	var m domain.ManagedBy
 	var deleteAt, told, created int64
-	err = row.Scan(&p.ID, &p.UUID, &p.Organization, &p.OrganizationID, &p.Repository, &p.Revision, &p.TagPattern, &p.TagPatternMatches, &p.EnforcementMode, &p.ReclaimPolicy,
+	err = row.Scan(&p.ID, &p.UUID, &p.Organization, &p.OrganizationID, &p.Repository, &p.Revision, &p.TagPattern, &p.TagPatternMatches, &p.EnforcementMode, &p.ReclaimPolicy, &p.Events,
 		&m.Kind, &m.Namespace, &m.Name, &m.UID, &m.Generation, &p.Orphaned, &p.Lost, &deleteAt, &p.Deleted, &p.WouldRefuse, &created,
 		&p.DeletionIntent.User, &p.DeletionIntent.UserUID, &told, &m.RevisionClaimed)
 	if m.Kind != "" {
@@ -81,7 +81,7 @@ func (r *Reader) NextPolicyDeletion() (time.Time, error) {
 // InForce lists the revisions that have a say about the tags of a repository. An empty path lists those of the whole
 // organization, its repositories' included.
 func (r *Reader) InForce(organizationID int64, path string) (list []domain.PolicyRevision, err error) {
-	query := `SELECT r.policy_id, p.uuid, r.repository, r.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy, r.state, r.tag_bound, p.deleted
+	query := `SELECT r.policy_id, p.uuid, r.repository, r.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy, p.events, r.state, r.tag_bound, p.deleted
 		FROM policy_revisions r JOIN policies p ON p.id = r.policy_id WHERE r.organization_id = $1 AND r.state <> 'past'`
 	args := []any{organizationID}
 	if path != "" {
@@ -90,7 +90,7 @@ func (r *Reader) InForce(organizationID int64, path string) (list []domain.Polic
 	}
 	err = r.each(query+` ORDER BY r.policy_id, r.revision`, args, func(row scanner) error {
 		var v domain.PolicyRevision
-		err := row.Scan(&v.PolicyID, &v.UUID, &v.Repository, &v.Revision, &v.TagPattern, &v.TagPatternMatches, &v.EnforcementMode, &v.ReclaimPolicy, &v.State, &v.TagBound, &v.PolicyDeleted)
+		err := row.Scan(&v.PolicyID, &v.UUID, &v.Repository, &v.Revision, &v.TagPattern, &v.TagPatternMatches, &v.EnforcementMode, &v.ReclaimPolicy, &v.Events, &v.State, &v.TagBound, &v.PolicyDeleted)
 		list = append(list, v)
 		return err
 	})
@@ -99,17 +99,17 @@ func (r *Reader) InForce(organizationID int64, path string) (list []domain.Polic
 
 // Revision finds one revision of a policy, past ones too.
 func (r *Reader) Revision(policyID, revision int64) (v domain.PolicyRevision, err error) {
-	err = r.one(`SELECT r.policy_id, p.uuid, r.repository, r.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy, r.state, r.tag_bound, p.deleted
+	err = r.one(`SELECT r.policy_id, p.uuid, r.repository, r.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy, p.events, r.state, r.tag_bound, p.deleted
 		FROM policy_revisions r JOIN policies p ON p.id = r.policy_id WHERE r.policy_id = $1 AND r.revision = $2`, []any{policyID, revision}, func(row scanner) error {
-		return row.Scan(&v.PolicyID, &v.UUID, &v.Repository, &v.Revision, &v.TagPattern, &v.TagPatternMatches, &v.EnforcementMode, &v.ReclaimPolicy, &v.State, &v.TagBound, &v.PolicyDeleted)
+		return row.Scan(&v.PolicyID, &v.UUID, &v.Repository, &v.Revision, &v.TagPattern, &v.TagPatternMatches, &v.EnforcementMode, &v.ReclaimPolicy, &v.Events, &v.State, &v.TagBound, &v.PolicyDeleted)
 	})
 	return v, err
 }
 
 // InsertPolicy creates a policy without its first revision and returns its id.
 func (tx *Tx) InsertPolicy(p domain.Policy) (int64, error) {
-	return tx.number(`INSERT INTO policies (uuid, organization_id, organization, repository, revision, created_at) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id`,
-		p.UUID, p.OrganizationID, p.Organization, p.Repository, p.Revision, toMicros(p.CreatedAt))
+	return tx.number(`INSERT INTO policies (uuid, organization_id, organization, repository, revision, events, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id`,
+		p.UUID, p.OrganizationID, p.Organization, p.Repository, p.Revision, string(p.Events), toMicros(p.CreatedAt))
 }
 
 // InsertRevision stores p's revision and spec as the current revision.
@@ -124,6 +124,11 @@ func (tx *Tx) InsertRevision(p domain.Policy, now time.Time) error {
 // SetRevisionState turns a revision into a closing one, bound to the tags up to tagBound, or into a past one.
 func (tx *Tx) SetRevisionState(policyID, revision int64, state domain.RevisionState, tagBound int64) error {
 	return tx.do(`UPDATE policy_revisions SET state = $3, tag_bound = $4 WHERE policy_id = $1 AND revision = $2`, policyID, revision, string(state), tagBound)
+}
+
+// SetPolicyEvents changes what becomes a Kubernetes Event of a policy from now on.
+func (tx *Tx) SetPolicyEvents(policyID int64, events domain.EventsMode) error {
+	return tx.do(`UPDATE policies SET events = $2 WHERE id = $1`, policyID, string(events))
 }
 
 // SetPolicyManager records the Kubernetes object that manages a policy, nil for none. The policy is neither orphaned nor lost then.

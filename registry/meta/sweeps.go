@@ -16,6 +16,8 @@ type Sweep struct {
 	// Cause says what queued it; it is empty for one of before causes were stored.
 	Cause string
 	State domain.SweepState
+	// Events is the policy's mode of Events when the sweep was queued: its entries and its summary agree on it.
+	Events domain.EventsMode
 	// AfterID and AfterName say how far it has come: a repository and a tag's name in it, or for a sweep over holds a
 	// tag.
 	AfterID   int64
@@ -29,14 +31,14 @@ type Sweep struct {
 	CreatedAt, StartedAt, FinishedAt time.Time
 }
 
-const sweepQuery = `SELECT id, policy_id, revision, kind, cause, state, after_id, after_name, total, examined, changed, first_entry, last_entry, sample, created_at, started_at, finished_at FROM sweeps WHERE `
+const sweepQuery = `SELECT id, policy_id, revision, kind, cause, state, events, after_id, after_name, total, examined, changed, first_entry, last_entry, sample, created_at, started_at, finished_at FROM sweeps WHERE `
 
 func (r *Reader) sweeps(condition string, args ...any) (list []Sweep, err error) {
 	err = r.each(sweepQuery+condition, args, func(row scanner) error {
 		var s Sweep
 		var sample string
 		var created, started, finished int64
-		if err := row.Scan(&s.ID, &s.PolicyID, &s.Revision, &s.Kind, &s.Cause, &s.State, &s.AfterID, &s.AfterName, &s.Total, &s.Examined, &s.Changed, &s.FirstEntry, &s.LastEntry, &sample, &created, &started, &finished); err != nil {
+		if err := row.Scan(&s.ID, &s.PolicyID, &s.Revision, &s.Kind, &s.Cause, &s.State, &s.Events, &s.AfterID, &s.AfterName, &s.Total, &s.Examined, &s.Changed, &s.FirstEntry, &s.LastEntry, &sample, &created, &started, &finished); err != nil {
 			return err
 		}
 		s.CreatedAt, s.StartedAt, s.FinishedAt = fromMicros(created), fromMicros(started), fromMicros(finished)
@@ -80,8 +82,8 @@ func (r *Reader) OpenSweepsOfPolicy(policyID int64) ([]Sweep, error) {
 
 // InsertSweep queues a sweep.
 func (tx *Tx) InsertSweep(s Sweep) error {
-	return tx.do(`INSERT INTO sweeps (policy_id, revision, kind, cause, state, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-		s.PolicyID, s.Revision, s.Kind, s.Cause, string(domain.SweepPending), toMicros(s.CreatedAt))
+	return tx.do(`INSERT INTO sweeps (policy_id, revision, kind, cause, state, events, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		s.PolicyID, s.Revision, s.Kind, s.Cause, string(domain.SweepPending), string(s.Events), toMicros(s.CreatedAt))
 }
 
 // UpdateSweep stores a sweep's state, cursor and counts.

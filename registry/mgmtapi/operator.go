@@ -45,6 +45,7 @@ func (a *API) putManagedPolicy(c *call) (answer, error) {
 			TagPattern: body.TagPattern, TagPatternMatches: body.TagPatternMatches,
 			EnforcementMode: body.EnforcementMode, ReclaimPolicy: body.ReclaimPolicy,
 		},
+		Events: body.Events,
 		Claim: core.Claim{
 			Namespace:     domain.Owner{Namespace: c.parameters["namespace"], UID: body.Claim.NamespaceUID},
 			Organizations: body.Claim.Organizations,

@@ -356,8 +356,11 @@ type ManagedPolicy struct {
 
 	// EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 	EnforcementMode EnforcementMode `json:"enforcementMode"`
-	Generation      int64           `json:"generation"`
-	Organization    string          `json:"organization"`
+
+	// Events Whether each tag that the policy locks or releases is a Kubernetes Event, or each sweep.
+	Events       domain.EventsMode `json:"events,omitempty"`
+	Generation   int64             `json:"generation"`
+	Organization string            `json:"organization"`
 
 	// ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
 	ReclaimPolicy ReclaimPolicy `json:"reclaimPolicy"`

@@ -87,6 +87,12 @@ func operatorConfig() *rest.Config {
 
 func newManager(change ...func(*ctrl.Options)) ctrl.Manager {
 	GinkgoHelper()
+	return newManagerAt(operatorConfig(), change...)
+}
+
+// newManagerAt is newManager with another way to the API server.
+func newManagerAt(config *rest.Config, change ...func(*ctrl.Options)) ctrl.Manager {
+	GinkgoHelper()
 	options := ctrl.Options{
 		Scheme:  scheme,
 		Metrics: metricsserver.Options{BindAddress: "0"},
@@ -97,7 +103,7 @@ func newManager(change ...func(*ctrl.Options)) ctrl.Manager {
 	for _, f := range change {
 		f(&options)
 	}
-	mgr, err := ctrl.NewManager(operatorConfig(), options)
+	mgr, err := ctrl.NewManager(config, options)
 	Expect(err).NotTo(HaveOccurred())
 	return mgr
 }
@@ -110,19 +116,28 @@ func newRegistryClient(r *testRegistry) *registryclient.Client {
 }
 
 // setUpControllers adds to the manager what `tidelock operator` adds.
-func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry) {
+func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry, change ...func(*controllers.Options)) {
 	GinkgoHelper()
-	Expect(controllers.Setup(ctx, mgr, controllers.Options{
+	options := controllers.Options{
 		Registry: registry, Namespace: operatorNamespace, Instance: "test",
 		Workload: corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: operatorNamespace, Name: "tidelock"},
-	})).To(Succeed())
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	Expect(controllers.Setup(ctx, mgr, options)).To(Succeed())
 }
 
 // startOperator starts controllers against a registry. At the end of the test no policy is left.
 func startOperator(ctx context.Context, r *testRegistry) (stop func()) {
 	GinkgoHelper()
-	mgr := newManager()
-	setUpControllers(ctx, mgr, newRegistryClient(r))
+	return runOperator(ctx, r, newManager())
+}
+
+// runOperator is startOperator with a manager that the test has made.
+func runOperator(ctx context.Context, r *testRegistry, mgr ctrl.Manager, change ...func(*controllers.Options)) (stop func()) {
+	GinkgoHelper()
+	setUpControllers(ctx, mgr, newRegistryClient(r), change...)
 	stop = inBackground(mgr.Start)
 	DeferCleanup(func(ctx context.Context) {
 		stop()

@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/cert-controller/pkg/rotator"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
@@ -29,22 +30,30 @@ type operatorProcess struct {
 func newOperatorProcess(args ...string) *operatorProcess {
 	GinkgoHelper()
 	dir := GinkgoT().TempDir()
-	file := func(name string, content []byte) string {
-		path := filepath.Join(dir, name)
-		Expect(os.WriteFile(path, content, 0o600)).To(Succeed())
-		return path
-	}
-	user, err := cluster.AddUser(envtest.User{Name: operatorUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace}}, config)
-	Expect(err).NotTo(HaveOccurred())
-	kubeconfig, err := user.KubeConfig()
-	Expect(err).NotTo(HaveOccurred())
+	password := filepath.Join(dir, "admin")
+	Expect(os.WriteFile(password, []byte(adminPassword), 0o600)).To(Succeed())
 	port := freePort()
-	p := &operatorProcess{args: append([]string{
-		"operator", "--kubeconfig", file("kubeconfig", kubeconfig), "--data-dir", filepath.Join(dir, "data"), "--runtime-dir", filepath.Join(dir, "run"),
-		"--listen", fmt.Sprintf("127.0.0.1:%d", port), "--admin-password-file", file("admin", []byte(adminPassword)),
-		"--webhook-port", "0", "--metrics-bind-address", "0", "--health-bind-address", "0",
-	}, args...)}
+	p := newProcess(config, append([]string{
+		"--data-dir", filepath.Join(dir, "data"), "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--admin-password-file", password, "--metrics-bind-address", "0",
+	}, args...)...)
 	p.url = fmt.Sprintf("http://127.0.0.1:%d", port)
+	return p
+}
+
+// newProcess prepares a process that reaches the API server of a configuration.
+func newProcess(at *rest.Config, args ...string) *operatorProcess {
+	GinkgoHelper()
+	dir := GinkgoT().TempDir()
+	user, err := cluster.AddUser(envtest.User{Name: operatorUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace}}, at)
+	Expect(err).NotTo(HaveOccurred())
+	user.Config().Host = at.Host
+	content, err := user.KubeConfig()
+	Expect(err).NotTo(HaveOccurred())
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	Expect(os.WriteFile(kubeconfig, content, 0o600)).To(Succeed())
+	p := &operatorProcess{args: append([]string{
+		"operator", "--kubeconfig", kubeconfig, "--runtime-dir", filepath.Join(dir, "run"), "--webhook-port", "0", "--health-bind-address", "0",
+	}, args...)}
 	DeferCleanup(func() {
 		if p.session != nil {
 			p.session.Kill().Wait(timeout)
