@@ -102,10 +102,11 @@ func (ch *change) setTag(plan tagPlan, to domain.Manifest, create, move audit.Ki
 		if plan.appends {
 			metadata["append"] = true
 		}
-		ch.log(move, about, metadata)
+		// First, since it is about what the tag still points to.
 		if !plan.tag.ExpiresAt.IsZero() {
 			ch.logExpiration(plan.repo.Name, *plan.tag, noTime, audit.TriggerMove, nil)
 		}
+		ch.log(move, about, metadata)
 		return ch.MoveTag(*plan.tag, to.ID, ch.now)
 	}
 	id, err := ch.InsertTag(plan.repo.ID, plan.name, to.ID, ch.now)
