@@ -330,7 +330,7 @@ func (d *day) checkRefused(c *call) {
 		if e.Index >= c.to || e.Time.Before(c.begin.Add(-window)) || e.Time.Before(born) {
 			continue
 		}
-		if recent++; c.mayRepeat(e) {
+		if recent++; isRefusal(e) && c.mayRepeat(e) {
 			return
 		}
 	}

@@ -1,6 +1,8 @@
 package compliance
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -67,7 +69,7 @@ type model struct {
 	policies map[string]*policy
 	// past is what each tag was and what locked it, from the beginning to now, by tagName.
 	past map[tagName][]view
-	// refusals are the first entries of refused attempts, by hash.
+	// refusals are the first entries of refused attempts, those of dry runs too, by what repeat_of calls them.
 	refusals map[string]entry
 }
 
@@ -112,6 +114,8 @@ type spec struct {
 	mode, reclaim string
 }
 
+func (s spec) compile() *regexp.Regexp { return regexp.MustCompile(`\A(?:` + s.pattern + `)\z`) }
+
 func specOf(e entry, prefix string) spec {
 	return spec{pattern: e.text(prefix + "tag_pattern"), matches: e.is(prefix + "tag_pattern_matches"), mode: e.text(prefix + "enforcement_mode"), reclaim: e.text(prefix + "reclaim_policy")}
 }
@@ -134,8 +138,6 @@ type policy struct {
 	// swept are the tags whose holds sweeps changed since the last summary.
 	swept []string
 	hold  string
-	// lockedBefore are the tags that were locked before the present revision came.
-	lockedBefore map[tagName]bool
 }
 
 // revision is what a policy says from one size of the log on.
@@ -467,7 +469,7 @@ func (m *model) placeHold(e entry, name tagName) error {
 		case t.closing[by]:
 			before = true
 		case p.covers(m.repositories[name.repository], name):
-			before = p.lockedBefore[name]
+			before = len(t.holds) > 0 || len(m.covering(m.repositories[name.repository], name)) > 1 || len(t.closing) > 0 || p.coveredBefore(name)
 		default:
 			return fmt.Errorf("policy %s does not cover %s", by, name)
 		}
@@ -510,6 +512,16 @@ func (m *model) removeHold(e entry, name tagName) error {
 	return nil
 }
 
+// coveredBefore reports whether the revision before the present one locked a tag.
+func (p *policy) coveredBefore(name tagName) bool {
+	for i := len(p.past) - 1; i >= 0; i-- {
+		if before := p.past[i].spec; before != p.spec {
+			return before.mode == enforce && before.compile().MatchString(name.tag) == before.matches
+		}
+	}
+	return false
+}
+
 // sweep notes that a sweep changed a hold.
 func (p *policy) sweep(hold string, name tagName) error {
 	if len(p.swept) > 0 && p.hold != hold {
@@ -544,13 +556,14 @@ func (m *model) endSweep(e entry) error {
 
 func (m *model) refuse(e entry) error {
 	if first := e.text("repeat_of"); first != "" {
-		if m.refusals[first].Kind != e.Kind || e.number("count") < 1 {
+		if refused, ok := m.refusals[first]; !ok || refused.Kind != e.Kind || e.number("count") < 1 {
 			return fmt.Errorf("there is no first refusal %s", first)
 		}
 		return nil
 	}
-	m.refusals[e.Hash] = e
-	return nil
+	hash, err := hex.DecodeString(e.Hash)
+	m.refusals[base64.StdEncoding.EncodeToString(hash)] = e
+	return err
 }
 
 // changePolicy carries out a revision, or what else becomes of a policy.
@@ -618,15 +631,11 @@ func (m *model) close(p *policy) {
 	}
 }
 
-func (m *model) revise(p *policy, e entry) (err error) {
-	p.lockedBefore = map[tagName]bool{}
-	for _, name := range m.tagsIn(p) {
-		p.lockedBefore[name] = m.look(name).immutable()
-	}
+func (m *model) revise(p *policy, e entry) error {
 	p.manage(e)
 	p.spec, p.revision = specOf(e, ""), e.number("revision")
-	p.expression, err = regexp.Compile(`\A(?:` + p.pattern + `)\z`)
-	return err
+	p.expression = p.compile()
+	return nil
 }
 
 // manage notes what an entry says of the object that manages a policy.
