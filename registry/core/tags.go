@@ -49,7 +49,9 @@ func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, 
 		return plan, err
 	}
 	if lock != nil || len(plan.set.DryRun(repo.Name.Path, name)) > 0 {
-		if plan.appends, err = ch.appends(repo, *tag, to); err != nil || plan.appends {
+		adds, err := ch.appends(repo, *tag, to)
+		plan.appends = adds && lock != nil
+		if err != nil || adds {
 			return plan, err
 		}
 	}
