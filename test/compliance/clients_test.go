@@ -80,12 +80,27 @@ func (d *day) locked(m *model, name tagName, from, to int64) bool {
 	return subject != "" && d.leads(m, name.repository, subject, from, to)
 }
 
-// leads reports whether a locked tag protected a manifest.
+// leads reports whether a locked tag protected a manifest: by itself, as an index, or as the subject of a signature tag.
 func (d *day) leads(m *model, repository, digest string, from, to int64) bool {
-	above := d.content.above(digest)
-	for other := range m.past {
-		if other.repository == repository && m.ever(other, from, to, func(v view) bool { return v.immutable() && slices.Contains(above, v.digest) }) {
-			return true
+	above := []string{digest}
+	for i := 0; i < len(above); i++ {
+		more := d.content.indexesOf(above[i])
+		for name := range m.past {
+			if name.repository != repository {
+				continue
+			}
+			pointed := func(v view) bool { return v.digest == above[i] }
+			if m.ever(name, from, to, func(v view) bool { return pointed(v) && v.immutable() }) {
+				return true
+			}
+			if subject := subjectOf(name.tag); subject != "" && m.ever(name, from, to, pointed) {
+				more = append(more, subject)
+			}
+		}
+		for _, digest := range more {
+			if !slices.Contains(above, digest) {
+				above = append(above, digest)
+			}
 		}
 	}
 	return false

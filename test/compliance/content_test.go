@@ -3,6 +3,7 @@ package compliance
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 
@@ -145,9 +146,9 @@ func (c *content) sign(r *rand.Rand, name tagName) manifest {
 	return m
 }
 
-// above lists the digests through which a tag protects a manifest: its own, and those of the indexes that have it.
-func (c *content) above(digest string) []string {
+// indexesOf lists the digests of the indexes that have a manifest.
+func (c *content) indexesOf(digest string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]string{digest}, c.parents[digest]...)
+	return slices.Clone(c.parents[digest])
 }

@@ -15,11 +15,12 @@ import (
 
 // entry is an entry of the audit log, as docs/audit.md describes it.
 type entry struct {
-	Index    int64          `json:"index"`
-	Hash     string         `json:"hash"`
-	Time     time.Time      `json:"time"`
-	Kind     string         `json:"kind"`
-	Metadata map[string]any `json:"metadata"`
+	Index     int64          `json:"index"`
+	Hash      string         `json:"hash"`
+	Time      time.Time      `json:"time"`
+	Kind      string         `json:"kind"`
+	Metadata  map[string]any `json:"metadata"`
+	Performer struct{ Kind string }
 }
 
 func (e entry) text(field string) string {
