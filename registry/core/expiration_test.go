@@ -79,7 +79,7 @@ var _ = eachEngine("An expiration", func(h *harness) {
 	})
 
 	It("goes when the tag moves", func() {
-		h.mustPush(app, "nightly")
+		before := h.mustPush(app, "nightly")
 		_, err := h.expire(app, "nightly")
 		Expect(err).NotTo(HaveOccurred())
 		_, err = h.pushContent(app, "nightly", `{"image":1}`)
@@ -87,7 +87,11 @@ var _ = eachEngine("An expiration", func(h *harness) {
 		Expect(h.expiration(app, "nightly")).NotTo(BeZero(), "the same digest again changes nothing")
 		h.mustPush(app, "nightly")
 		Expect(h.expiration(app, "nightly")).To(BeZero())
-		Expect(metadataOf(h.entries(audit.KindChangeExpiry), "trigger")).To(Equal([]any{"manual", "move"}))
+		changes := h.entries(audit.KindChangeExpiry)
+		Expect(metadataOf(changes, "trigger")).To(Equal([]any{"manual", "move"}))
+		By("saying so of what the tag points to until then")
+		Expect(changes[1].Index).To(BeNumerically("<", h.entries(audit.KindMoveTag)[0].Index))
+		Expect(changes[1].Metadata).To(HaveKeyWithValue("manifest_digest", before.String()))
 	})
 
 	It("is refused where it makes no sense", func() {

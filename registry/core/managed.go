@@ -206,6 +206,9 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		}
 		metadata["adopted_from_uid"] = p.Manager.UID
 	}
+	if p.Orphaned {
+		metadata["orphaned"] = false
+	}
 	if !p.DeleteAt.IsZero() {
 		known, metadata["deletion_withdrawn"] = false, true
 		if err := ch.SetPolicyDeleteAt(p.ID, noTime); err != nil {

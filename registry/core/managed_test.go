@@ -298,6 +298,15 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
 	})
 
+	It("is managed again when its object comes back, with an entry that says so", func() {
+		p := mustPut(managed("u1", 1))
+		Expect(h.Synced(ctx, operator, cluster, nil)).To(Succeed())
+		Expect(mustPut(managed("u1", 1)).UUID).To(Equal(p.UUID))
+		Expect(h.AdoptPolicy(ctx, alice, teamA, p.UUID)).To(haveCode(domain.CodeConflict))
+		mustPut(managed("u1", 1))
+		Expect(metadataOf(h.entries(audit.KindUpdatePolicy), "orphaned")).To(Equal([]any{true, false}))
+	})
+
 	Describe("under an operator", func() {
 		It("is here before any client may write", func() {
 			h.with(func(o *core.Options) { o.RequireSync = true })

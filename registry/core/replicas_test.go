@@ -128,6 +128,48 @@ var _ = Describe("Replicas", func() {
 		Expect(b.entries(audit.KindApplyPolicy)).To(HaveLen(2))
 	})
 
+	It("say of each hold that a sweep places or removes what its tag points to by then, while signatures are added", func() {
+		const tags = 40
+		names := make([]string, tags)
+		for i := range names {
+			names[i] = signatureTag(digest.FromString(fmt.Sprint(i)), ".sig")
+			a.mustPut(app, names[i], imageOf("1", signature("0")))
+		}
+		var stop atomic.Bool
+		var wg sync.WaitGroup
+		for worker := range 4 {
+			wg.Go(func() {
+				defer GinkgoRecover()
+				for signatures, n := []string{signature("0")}, 1; !stop.Load(); n++ {
+					signatures = append(signatures[:min(n, 20)], signature(fmt.Sprint(n)))
+					for i := worker; i < tags && !stop.Load(); i += 4 {
+						_, err := b.put(app, names[i], imageOf("1", signatures...))
+						if err != nil {
+							Expect(err).To(haveCode(domain.CodeTagImmutable))
+						}
+					}
+				}
+			})
+		}
+		withdrawn := spec("sha256-.*")
+		withdrawn.ReclaimPolicy = domain.Release
+		for range 10 {
+			p := a.mustCreate(teamA, withdrawn)
+			Expect(a.swept(teamA, p.UUID).Held).To(BeEquivalentTo(tags))
+			Expect(a.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+			a.idle()
+		}
+		stop.Store(true)
+		wg.Wait()
+		points := map[string]any{}
+		for _, e := range b.entries(audit.KindCreateTag, audit.KindMoveTag, audit.KindChangeImmutability) {
+			if e.Kind != audit.KindChangeImmutability {
+				points[e.Tag] = e.Metadata["manifest_digest"]
+			}
+			Expect(e.Metadata["manifest_digest"]).To(Equal(points[e.Tag]), "entry %d", e.Index)
+		}
+	})
+
 	It("go on with the sweep of one that died in the middle of it", func() {
 		a.stop()
 		a.options.SweepBatch = 2

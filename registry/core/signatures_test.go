@@ -294,6 +294,7 @@ var _ = eachEngine("A signature tag", func(h *harness) {
 		h.mustCreate(teamA, dry)
 		h.mustPut(app, sig, imageOf("1", signature("a"), signature("b")))
 		Expect(h.entries(audit.KindDryRun)).To(BeEmpty())
+		Expect(h.appended()).To(BeEmpty(), "nothing protected the tag")
 		h.mustPut(app, sig, imageOf("1", signature("c")))
 		Expect(h.entries(audit.KindDryRun)).To(HaveLen(1))
 	})

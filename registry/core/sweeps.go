@@ -298,6 +298,10 @@ func (ch *change) holdTags(p domain.Policy, revision *policy.Revision, repo doma
 	if err != nil {
 		return err
 	}
+	// A signature may have been added meanwhile, or an expiration dropped.
+	if covered, err = ch.Again(covered); err != nil {
+		return err
+	}
 	held, ours := map[int64]bool{}, map[int64]bool{}
 	for _, h := range present {
 		held[h.TagID] = true
@@ -346,11 +350,15 @@ func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, on occas
 		if !slices.Contains(others, meta.Hold{TagID: t.ID, PolicyID: p.ID}) {
 			continue // removed by hand just now
 		}
+		again, err := ch.Again([]domain.Tag{t.Tag}) // a signature may have been added meanwhile
+		if err != nil {
+			return b, err
+		}
 		if err := ch.RemoveHold(meta.Hold{TagID: t.ID, PolicyID: p.ID}); err != nil {
 			return b, err
 		}
 		stays := len(others) > 1 || set.Locking(t.Repository, t.ID, t.Name) != nil
-		ch.logImmutability(domain.RepositoryName{Organization: p.Organization, Path: t.Repository}, t.Tag, p.Ref(), on, holdRemoved, stays, true)
+		ch.logImmutability(domain.RepositoryName{Organization: p.Organization, Path: t.Repository}, again[0], p.Ref(), on, holdRemoved, stays, true)
 		b.changed = append(b.changed, t.Repository+":"+t.Name)
 	}
 	return b, nil

@@ -49,7 +49,9 @@ func (ch *change) planTag(repo domain.Repository, tag *domain.Tag, name string, 
 		return plan, err
 	}
 	if lock != nil || len(plan.set.DryRun(repo.Name.Path, name)) > 0 {
-		if plan.appends, err = ch.appends(repo, *tag, to); err != nil || plan.appends {
+		adds, err := ch.appends(repo, *tag, to)
+		plan.appends = adds && lock != nil
+		if err != nil || adds {
 			return plan, err
 		}
 	}
@@ -102,10 +104,11 @@ func (ch *change) setTag(plan tagPlan, to domain.Manifest, create, move audit.Ki
 		if plan.appends {
 			metadata["append"] = true
 		}
-		ch.log(move, about, metadata)
+		// First, since it is about what the tag still points to.
 		if !plan.tag.ExpiresAt.IsZero() {
 			ch.logExpiration(plan.repo.Name, *plan.tag, noTime, audit.TriggerMove, nil)
 		}
+		ch.log(move, about, metadata)
 		return ch.MoveTag(*plan.tag, to.ID, ch.now)
 	}
 	id, err := ch.InsertTag(plan.repo.ID, plan.name, to.ID, ch.now)

@@ -229,6 +229,20 @@ func (tx *Tx) Tag(repositoryID int64, name string) (domain.Tag, error) {
 	}
 }
 
+// Again reads tags again that Holds has locked: the first look at them may be older than the locks. None of them may be
+// gone; the answer is ordered by repository and name. Where one transaction writes at a time, the tags are as they were.
+func (tx *Tx) Again(tags []domain.Tag) (list []domain.Tag, err error) {
+	if !tx.several {
+		return tags, nil
+	}
+	err = eachTagID(tags, tx.setSizes(), func(parameters string, ids []any) error {
+		part, err := tx.tags(tagQuery+`t.id IN (`+parameters+`) ORDER BY t.repository_id, t.name`, ids...)
+		list = append(list, part...)
+		return err
+	})
+	return list, err
+}
+
 // TagNames lists the names of live tags in lexical order, those behind after.
 func (r *Reader) TagNames(repositoryID int64, after string, limit int) (names []string, err error) {
 	err = r.each(`SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, []any{repositoryID, after, limit}, func(row scanner) error {
