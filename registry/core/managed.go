@@ -207,7 +207,7 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		metadata["adopted_from_uid"] = p.Manager.UID
 	}
 	if p.Orphaned {
-		metadata["orphaned"] = false
+		known, metadata["orphaned"] = false, false
 	}
 	if !p.DeleteAt.IsZero() {
 		known, metadata["deletion_withdrawn"] = false, true
