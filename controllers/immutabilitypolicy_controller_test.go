@@ -84,6 +84,22 @@ var _ = Describe("The reconciler", func() {
 		Expect(registry.puts).To(HaveExactElements(HaveField("Rewound", false), HaveField("Rewound", true)))
 	})
 
+	DescribeTable("puts what the object says of where it comes from:", func(ctx context.Context, annotations map[string]string, applied *openapi.Applied, revision string) {
+		var policy registryv1alpha1.ImmutabilityPolicy
+		Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+		policy.Annotations = annotations
+		Expect(cluster.Update(ctx, &policy)).To(Succeed())
+		_, err := reconciler.Reconcile(ctx, request)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(registry.puts).To(ConsistOf(And(HaveField("Applied", applied), HaveField("RevisionClaimed", revision))))
+	},
+		Entry("nothing", nil, nil, ""),
+		Entry("a stamp, of another generation too, and a revision",
+			map[string]string{registryv1alpha1.AppliedByAnnotation: `{"generation":3,"username":"alice","uid":"a"}`, registryv1alpha1.RevisionAnnotation: "main\n"},
+			&openapi.Applied{User: "alice", UserUID: "a", Generation: 3}, "main"),
+		Entry("a stamp that is none", map[string]string{registryv1alpha1.AppliedByAnnotation: "alice"}, nil, ""),
+	)
+
 	DescribeTable("treats an answer of the registry as", func(ctx context.Context, answer error, status metav1.ConditionStatus, reason string, retried bool) {
 		registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) { return openapi.PolicyStatus{}, answer }
 		result, err := reconciler.Reconcile(ctx, request)

@@ -76,3 +76,28 @@ var _ = DescribeTable("ClaimedOrganizations", func(annotation string, claimed ..
 	Entry("blanks and empty names", " a, ,b ,", "a", "b"),
 	Entry("any", "*", "*"),
 )
+
+var _ = DescribeTable("ParseApplied", func(annotation string, applied Applied, ok bool) {
+	found, is := ParseApplied(map[string]string{AppliedByAnnotation: annotation})
+	Expect(is).To(Equal(ok))
+	if ok {
+		Expect(found).To(Equal(applied))
+	}
+},
+	Entry("a stamp", `{"generation":2,"username":"alice","uid":"u"}`, Applied{Generation: 2, Username: "alice", UID: "u"}, true),
+	Entry("of a user without UID", `{"generation":2,"username":"alice"}`, Applied{Generation: 2, Username: "alice"}, true),
+	Entry("none", "", Applied{}, false),
+	Entry("no JSON", "alice", Applied{}, false),
+	Entry("nobody", `{"generation":2}`, Applied{}, false),
+	Entry("no generation", `{"username":"alice"}`, Applied{}, false),
+)
+
+var _ = DescribeTable("ClaimedRevision", func(annotation, claimed string) {
+	Expect(ClaimedRevision(map[string]string{RevisionAnnotation: annotation})).To(Equal(claimed))
+},
+	Entry("none", "", ""),
+	Entry("as Flux writes it", "main@sha1:7c2f", "main@sha1:7c2f"),
+	Entry("blanks and what cannot be printed", " main\n\x00@1\u202e ", "main@1"),
+	Entry("256 characters", strings.Repeat("é", 256), strings.Repeat("é", 256)),
+	Entry("more", strings.Repeat("é", 257), strings.Repeat("é", 255)+"…"),
+)

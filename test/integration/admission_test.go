@@ -66,6 +66,28 @@ func newClient(c *rest.Config) client.Client {
 	return made
 }
 
+// as may do everything in the cluster under a name.
+func as(user string) client.Client {
+	GinkgoHelper()
+	c := rest.CopyConfig(config)
+	c.Impersonate = rest.ImpersonationConfig{UserName: user, UID: user + "-uid", Groups: []string{user}}
+	return newClient(c)
+}
+
+// letAct gives users all rights in the cluster, until the end of the test.
+func letAct(ctx context.Context, users ...string) {
+	GinkgoHelper()
+	for _, user := range users {
+		binding := &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: user},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+		}
+		Expect(admin.Create(ctx, binding)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) { Expect(admin.Delete(ctx, binding)).To(Succeed()) })
+	}
+}
+
 var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 	var (
 		registry     *testRegistry
@@ -80,9 +102,9 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 	BeforeAll(func(ctx context.Context) {
 		registry = startRegistry()
 		port = freePort()
+		registryClient := newRegistryClient(registry)
 		server := webhooks.NewServer("localhost", port, GinkgoT().TempDir())
 		mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
-		registryClient := newRegistryClient(registry)
 		setUpControllers(ctx, mgr, registryClient)
 		Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
 		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
@@ -90,9 +112,9 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		DeferCleanup(removePolicies)
 		DeferCleanup(func() { stopOperator() })
 
-		// The one of config/local, at this test's port.
+		// Those of config/local, at this test's port.
 		for _, object := range kustomization("config", "local") {
-			if object.GetKind() != "ValidatingWebhookConfiguration" {
+			if !strings.HasSuffix(object.GetKind(), "WebhookConfiguration") {
 				continue
 			}
 			for _, hook := range object.Object["webhooks"].([]any) {
@@ -197,10 +219,13 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		Eventually(func(g Gomega, ctx context.Context) {
 			g.Expect(served().Equal(first)).To(BeFalse())
 			g.Expect(admin.Get(ctx, key, secret)).To(Succeed())
-			var configuration admissionregistrationv1.ValidatingWebhookConfiguration
-			g.Expect(admin.Get(ctx, client.ObjectKey{Name: webhooks.ConfigurationName}, &configuration)).To(Succeed())
-			bundle := configuration.Webhooks[0].ClientConfig.CABundle
+			var validating admissionregistrationv1.ValidatingWebhookConfiguration
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: webhooks.ConfigurationName}, &validating)).To(Succeed())
+			bundle := validating.Webhooks[0].ClientConfig.CABundle
 			g.Expect(bundle).To(Equal(secret.Data["ca.crt"]))
+			var mutating admissionregistrationv1.MutatingWebhookConfiguration
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: webhooks.ConfigurationName}, &mutating)).To(Succeed())
+			g.Expect(mutating.Webhooks[0].ClientConfig.CABundle).To(Equal(bundle))
 			block, _ := pem.Decode(bundle)
 			g.Expect(block).NotTo(BeNil())
 			ca, err := x509.ParseCertificate(block.Bytes)
@@ -211,12 +236,6 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 	})
 
 	Describe("of a deletion", func() {
-		// as may do everything in the cluster under a name.
-		as := func(user string) client.Client {
-			c := rest.CopyConfig(config)
-			c.Impersonate = rest.ImpersonationConfig{UserName: user, UID: user + "-uid", Groups: []string{user}}
-			return newClient(c)
-		}
 		// requests lists what the log says of the requested deletions in the team's organization, the latest first.
 		requests := func(ctx context.Context) (list []string) {
 			got, err := registry.call(ctx, http.MethodGet, "/api/v1/organization/"+team+"/logs", "", nil)
@@ -246,15 +265,7 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		}
 
 		BeforeAll(func(ctx context.Context) {
-			for _, user := range []string{"carol", "mallory"} {
-				binding := &rbacv1.ClusterRoleBinding{
-					ObjectMeta: metav1.ObjectMeta{Name: user},
-					RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
-					Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-				}
-				Expect(admin.Create(ctx, binding)).To(Succeed())
-				DeferCleanup(func(ctx context.Context) { Expect(admin.Delete(ctx, binding)).To(Succeed()) })
-			}
+			letAct(ctx, "carol", "mallory")
 		})
 
 		It("tells the registry who asks", func(ctx context.Context) {

@@ -92,7 +92,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	// All that an operator outside of the cluster needs; the webhook only where a test is about it.
 	for _, object := range kustomization("config", "local") {
 		switch object.GetKind() {
-		case "CustomResourceDefinition", "ValidatingWebhookConfiguration":
+		case "CustomResourceDefinition", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
 		default:
 			Expect(admin.Create(ctx, object)).To(Succeed())
 		}
