@@ -37,7 +37,7 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 		o, err := ch.claim(m)
 		if domain.CodeOf(err) == domain.CodeOrganizationNotOwned && present != nil && present.Organization == m.Scope.Organization {
 			refused = err
-			return ch.SetPolicyLost(present.ID)
+			return ch.losePolicy(*present)
 		}
 		if err != nil {
 			return err
@@ -167,6 +167,15 @@ func notOwned(name string, namespace, owner domain.Owner) error {
 	return e
 }
 
+// losePolicy records that a policy's object may not manage its organization any more.
+func (ch *change) losePolicy(p domain.Policy) error {
+	if p.Lost {
+		return nil
+	}
+	ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"lost": true})
+	return ch.SetPolicyLost(p.ID)
+}
+
 // putManaged creates or changes the object's policy. Another object of the same name takes over policy, holds and
 // evidence where the scope is the same; else the old policy is deleted by its reclaim policy. Each generation of the
 // object that comes for the first time leaves an entry, whether it changes what the registry stores or not.
@@ -208,6 +217,9 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 	}
 	if p.Orphaned {
 		known, metadata["orphaned"] = false, false
+	}
+	if p.Lost {
+		metadata["lost"] = false
 	}
 	if !p.DeleteAt.IsZero() {
 		known, metadata["deletion_withdrawn"] = false, true

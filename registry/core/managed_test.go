@@ -376,12 +376,23 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 			Expect(o.Owner).To(Equal(domain.Owner{}))
 		})
 
+		It("and says when it has one again", func() {
+			mustPut(managed("u1", 1))
+			mustPut(changed(managed("u1", 1), claim("other", "ns-o", "team-a"), gone(namespaceA)))
+			refused(managed("u1", 1))
+			mustPut(changed(managed("u1", 1), claim("team-a", namespaceA.UID, "*")))
+			mustPut(changed(managed("u1", 1), claim("team-a", namespaceA.UID, "*")))
+			Expect(metadataOf(h.entries(audit.KindUpdatePolicy), "lost")).To(Equal([]any{true, false}))
+		})
+
 		It("and stays in force when it is lost, deletable only as Retain", func() {
 			release := func(m *core.ManagedPolicy) { m.Spec.ReclaimPolicy = domain.Release }
 			mustPut(changed(managed("u1", 1), release))
 			h.mustPush(app, "v1")
 			mustPut(changed(managed("u1", 1), claim("other", "ns-o", "team-a"), gone(namespaceA)))
 			refused(changed(managed("u1", 2), pattern("x")))
+			refused(changed(managed("u1", 2), pattern("x")))
+			Expect(metadataOf(h.entries(audit.KindUpdatePolicy), "lost")).To(Equal([]any{true}), "said once")
 			remove("u1")
 			Expect(h.DeleteManagedPolicy(ctx, operator, cluster, changed(managed("", 1), claim("other", "ns-o")).Manager)).To(Succeed())
 			h.clock.Advance(time.Hour)

@@ -32,7 +32,7 @@ type size struct {
 }
 
 func sizes() size {
-	s := size{days: 2, phases: 3, steps: 90}
+	s := size{days: 3, phases: 3, steps: 90}
 	if os.Getenv("TIDELOCK_SOAK") != "" {
 		s = size{days: 30, phases: 5, steps: 200}
 	}
@@ -66,7 +66,22 @@ func TestTheLogAloneTellsAll(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %v", e.name, happened)
+		if *seed == 0 {
+			for _, what := range eventful {
+				NewWithT(t).Expect(happened).To(HaveKey(what), "the days were too quiet to show anything")
+			}
+		}
 	}
+}
+
+// eventful is what happens on every few days.
+var eventful = []string{
+	"create_tag", "move_tag", "move_tag append", "revert_tag", "delete_tag", "delete_tag expiration", "change_tag_expiration move",
+	"create_immutability_policy", "update_immutability_policy", "update_immutability_policy deletion_requested", "delete_immutability_policy",
+	"tag_created_immutable_by_policy", "change_tag_immutability policy placed", "change_tag_immutability policy removed",
+	"change_tag_immutability manual placed", "change_tag_immutability manual removed",
+	"apply_immutability_policy_retroactive apply", "apply_immutability_policy_retroactive release",
+	"push_repo_failed", "push_repo_failed repeat_of", "delete_tag_failed", "delete_tag_failed repeat_of",
 }
 
 // tell counts what the log tells of, by kind and by what makes a difference.
