@@ -100,7 +100,7 @@ var _ = Describe("The projector", func() {
 		},
 		Entry("throttles", apierrors.NewTooManyRequests("slow down", 0)),
 		Entry("is not there", errors.New("connection refused")),
-		Entry("has not given the right yet", apierrors.NewForbidden(resource, "", errors.New("no role"))),
+		Entry("has not given the right yet", apierrors.NewForbidden(resource, "", errors.New(`User "operator" cannot create resource "events" in API group "events.k8s.io" in the namespace "team-a"`))),
 		Entry("times out", apierrors.NewServerTimeout(resource, "create", 0)),
 	)
 
@@ -125,6 +125,7 @@ var _ = Describe("The projector", func() {
 			Status: metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden,
 			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}},
 		}}),
+		Entry("has no room for more", apierrors.NewForbidden(resource, "e", errors.New("exceeded quota: events"))),
 	)
 
 	It("goes on from another's cursor when it loses the race, and makes nothing twice", func(ctx context.Context) {
