@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -256,7 +257,7 @@ func (p *Projector) create(ctx context.Context, event *eventsv1.Event) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case namespaceIsGone(err) && event.Namespace != p.Namespace:
+		case namespaceTakesNone(err) && event.Namespace != p.Namespace:
 			// What it is about stays the same.
 			event.Namespace = p.Namespace
 			continue
@@ -275,8 +276,12 @@ func (p *Projector) create(ctx context.Context, event *eventsv1.Event) error {
 	}
 }
 
-func namespaceIsGone(err error) bool {
-	return apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+// namespaceTakesNone tells that a namespace is gone or ending, or that something refuses Events there: a quota for instance,
+// or somebody's webhook. No namespace may hold up the Events of others. That the operator itself has no right to create any
+// is not among them: it can be given.
+func namespaceTakesNone(err error) bool {
+	const unauthorized = "cannot create resource"
+	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) && !strings.Contains(err.Error(), unauthorized)
 }
 
 // isRefusedForGood tells answers that the same Event always gets. Missing rights are not among them: they can be given.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -81,10 +82,12 @@ var _ = Describe("The projector", func() {
 	resource := eventsv1.Resource("events")
 
 	It("moves its cursor in batches behind what it has made", func(ctx context.Context) {
+		many := &memoryEvents{before: func() {}}
+		projector.Events = many
 		registry.appendLocked("p", 1203)
 		start()
 		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(1203)))
-		Expect(events(ctx, "team-a")).To(HaveLen(1203))
+		Expect(many.count.Load()).To(BeEquivalentTo(1203))
 	})
 
 	DescribeTable("loses nothing while the API server",
@@ -97,7 +100,7 @@ var _ = Describe("The projector", func() {
 		},
 		Entry("throttles", apierrors.NewTooManyRequests("slow down", 0)),
 		Entry("is not there", errors.New("connection refused")),
-		Entry("has not given the right yet", apierrors.NewForbidden(resource, "", errors.New("no role"))),
+		Entry("has not given the right yet", apierrors.NewForbidden(resource, "", errors.New(`User "operator" cannot create resource "events" in API group "events.k8s.io" in the namespace "team-a"`))),
 		Entry("times out", apierrors.NewServerTimeout(resource, "create", 0)),
 	)
 
@@ -122,6 +125,7 @@ var _ = Describe("The projector", func() {
 			Status: metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden,
 			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}},
 		}}),
+		Entry("has no room for more", apierrors.NewForbidden(resource, "e", errors.New("exceeded quota: events"))),
 	)
 
 	It("goes on from another's cursor when it loses the race, and makes nothing twice", func(ctx context.Context) {
@@ -155,18 +159,19 @@ var _ = Describe("The projector", func() {
 	It("holds no more of the log than a batch, and no more requests than it has workers, while the API server does not answer", func(ctx context.Context) {
 		var asked atomic.Int32
 		answer := make(chan struct{})
-		projector.Events = slowEvents{EventsGetter: cluster.EventsV1(), before: func() {
+		many := &memoryEvents{before: func() {
 			asked.Add(1)
 			<-answer
 		}}
-		registry.appendLocked("p", 600)
+		projector.Events = many
+		registry.appendLocked("p", 5000)
 		start()
 		Eventually(asked.Load).Should(BeEquivalentTo(eventWorkers))
 		Consistently(asked.Load).WithTimeout(200 * time.Millisecond).Should(BeEquivalentTo(eventWorkers))
 		registry.set(func() { Expect(registry.reads).To(Equal([]int{logBatch})) })
 		close(answer)
-		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(600)))
-		Expect(events(ctx, "team-a")).To(HaveLen(600))
+		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(5000)))
+		Expect(many.count.Load()).To(BeEquivalentTo(5000))
 		registry.set(func() { Expect(registry.reads).To(HaveEach(BeNumerically("<=", logBatch))) })
 	})
 
@@ -184,6 +189,7 @@ var _ = Describe("The projector", func() {
 
 		It("goes on with what that one left of the burst", func(ctx context.Context) {
 			projector.Pace = EventPace{Burst: 1000, BurstRate: 100_000, Rate: 0.1}
+			projector.Events = &memoryEvents{before: func() {}}
 			registry.appendLocked("p", 600)
 			stop := start()
 			Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(600)))
@@ -214,24 +220,24 @@ var _ = Describe("The projector", func() {
 	})
 })
 
-// slowEvents does something before each Event is created. The fake cluster itself takes one call at a time.
-type slowEvents struct {
-	eventsclient.EventsGetter
-	before func()
-}
-
-func (s slowEvents) Events(namespace string) eventsclient.EventInterface {
-	return slowEventsOf{EventInterface: s.EventsGetter.Events(namespace), before: s.before}
-}
-
-type slowEventsOf struct {
+// memoryEvents keeps the names of many Events. The fake cluster takes one call at a time, and long for each.
+type memoryEvents struct {
 	eventsclient.EventInterface
+	names sync.Map
+	count atomic.Int32
+	// before is called before each Event is created.
 	before func()
 }
 
-func (s slowEventsOf) Create(ctx context.Context, event *eventsv1.Event, options metav1.CreateOptions) (*eventsv1.Event, error) {
-	s.before()
-	return s.EventInterface.Create(ctx, event, options)
+func (m *memoryEvents) Events(string) eventsclient.EventInterface { return m }
+
+func (m *memoryEvents) Create(_ context.Context, event *eventsv1.Event, _ metav1.CreateOptions) (*eventsv1.Event, error) {
+	m.before()
+	if _, there := m.names.LoadOrStore(event.Name, true); there {
+		return nil, apierrors.NewAlreadyExists(eventsv1.Resource("events"), event.Name)
+	}
+	m.count.Add(1)
+	return event, nil
 }
 
 var _ = Describe("An Event", func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/onsi/gomega/gexec"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -372,6 +373,24 @@ var _ = Describe("Events", func() {
 		}),
 	)
 
+	DescribeTable("that something in a namespace refuses hold up nothing", func(ctx context.Context, reason metav1.StatusReason, elsewhere int) {
+		const tags = 50
+		r := startRegistry()
+		runOperator(ctx, r, newManager())
+		team := newTeam(ctx)
+		refuseEvents(ctx, team, reason)
+		r.fill(ctx, team+"/app", tags)
+		policy := create(ctx, newPolicy(team))
+		awaitEvents(ctx, policy, tags)
+		Expect(countEvents(ctx, policy)).To(BeZero())
+		indices, err := eventIndices(ctx, policy, operatorNamespace)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(indices).To(HaveLen(elsewhere))
+	},
+		Entry("as forbidden: they go into the operator's", metav1.StatusReasonForbidden, 50),
+		Entry("as invalid: they are counted, and stay in the audit log", metav1.StatusReasonInvalid, 0),
+	)
+
 	It("are one for each sweep where the policy asks for summaries, and one for each refusal all the same", func(ctx context.Context) {
 		const tags = 700
 		r := startRegistry()
@@ -399,6 +418,32 @@ var _ = Describe("Events", func() {
 		awaitEvents(ctx, policy, 3)
 	})
 })
+
+// refuseEvents lets the API server refuse the operator's Events in a namespace, and waits until it does.
+func refuseEvents(ctx context.Context, namespace string, reason metav1.StatusReason) {
+	GinkgoHelper()
+	name := metav1.ObjectMeta{Name: "no-events-in-" + namespace}
+	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: name, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+		MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+			Operations: []admissionv1.OperationType{admissionv1.Create},
+			Rule:       admissionv1.Rule{APIGroups: []string{"events.k8s.io"}, APIVersions: []string{"v1"}, Resources: []string{"events"}},
+		}}}},
+		Validations: []admissionv1.Validation{{Expression: fmt.Sprintf("object.metadata.namespace != %q", namespace), Reason: &reason}},
+	}}
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: name, Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+		PolicyName: name.Name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+	}}
+	for _, object := range []client.Object{policy, binding} {
+		Expect(admin.Create(ctx, object)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) { Expect(admin.Delete(ctx, object)).To(Succeed()) })
+	}
+	Eventually(func(ctx context.Context) error {
+		return admin.Create(ctx, &eventsv1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, GenerateName: "probe-"}, EventTime: metav1.NowMicro(), Reason: "Probe", Action: "Probe", Type: "Normal",
+			ReportingController: "registry.tidelock.dev/test", ReportingInstance: "test", Regarding: corev1.ObjectReference{Namespace: namespace, Name: "x"},
+		}, client.DryRunAll)
+	}).WithContext(ctx).Should(MatchError(ContainSubstring(name.Name)))
+}
 
 // read reads a page over HTTP.
 func read(ctx context.Context, url string) (string, error) {
