@@ -73,11 +73,14 @@ const (
 	quietFrom, quietTo = 10_000, 30_000
 )
 
+// at is the time of an entry: all are of one day.
+func at(i int) time.Time { return time.Date(2026, time.March, 6, 0, 0, i, 0, time.UTC) }
+
 // entry is a log of which a database's planner believes wrong things: what is frequent in all of it and not there where
 // it is looked for, and what is rare.
 func entry(i int) audit.Record {
 	r := audit.Record{
-		Time: time.Unix(int64(i), 0), Kind: audit.KindCreateTag, Organization: fmt.Sprint("org-", i%10), Repository: fmt.Sprint("app-", i%100), Tag: fmt.Sprint("v", i%2000),
+		Time: at(i), Kind: audit.KindCreateTag, Organization: fmt.Sprint("org-", i%10), Repository: fmt.Sprint("app-", i%100), Tag: fmt.Sprint("v", i%2000),
 		Performer: fmt.Sprint("user-", i%5), Leaf: bytes.Repeat([]byte("leaf"), 120), Personal: bytes.Repeat([]byte("p"), 100),
 	}
 	if i%3 == 0 {
@@ -181,7 +184,7 @@ var _ = Describe("The log", func() {
 				}
 				return list
 			}
-			window := audit.Query{From: time.Unix(quietFrom, 0), To: time.Unix(quietTo, 0)}
+			window := audit.Query{From: at(quietFrom), To: at(quietTo)}
 			in := func(q, times audit.Query) audit.Query {
 				q.From, q.To = times.From, times.To
 				return q
@@ -264,7 +267,7 @@ var _ = Describe("The log", func() {
 			})
 
 			It("finds the first entry of a time with one statement", func() {
-				found, _ := page(audit.Query{From: time.Unix(35_000, 0), Ascending: true, Limit: 2}, audit.Budget{})
+				found, _ := page(audit.Query{From: at(35_000), Ascending: true, Limit: 2}, audit.Budget{})
 				Expect(found).To(Equal([]int64{35_000, 35_001}))
 				Expect(db.plans).To(HaveLen(3), "the size, the place and the page")
 			})
@@ -286,7 +289,7 @@ var _ = Describe("The log", func() {
 					Expect(counted).To(BeTrue())
 					got := map[audit.Kind]int64{}
 					for _, n := range list {
-						Expect(n.Day).To(Equal(time.Unix(0, 0).UTC()), "forty thousand seconds are not a day")
+						Expect(n.Day).To(Equal(at(0)), "forty thousand seconds are not a day")
 						got[n.Kind] += n.Count
 					}
 					Expect(got).To(Equal(want), fmt.Sprint(q))
