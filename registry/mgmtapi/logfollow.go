@@ -57,6 +57,11 @@ func (a *API) followLogs(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if len(page.Entries) == 0 {
+		if err := a.checkLogExists(c, f.Query); err != nil {
+			return answer{}, err
+		}
+	}
 	tail := openapi.LogTail{Next: page.Next, Incomplete: page.More, Entries: []openapi.LogEntry{}}
 	if tail.Origin, err = a.core.LogOrigin(c.Context()); err != nil {
 		return answer{}, err

@@ -61,6 +61,8 @@ var routes = []route{
 	{method: get, path: "/api/v1/organization/{organization}/logs/export", permission: auth.LogsRead, query: exportQuery, handle: (*API).exportLogs},
 	{method: get, path: "/api/v1/repository/{repository}/logs/export", permission: auth.LogsRead, query: exportQuery, handle: (*API).exportLogs},
 	{method: get, path: "/api/v1/superuser/logs/export", permission: auth.SuperuserLogs, query: exportQuery, handle: (*API).exportLogs},
+	{method: get, path: "/api/v1/organization/{organization}/logs/follow", permission: auth.LogsRead, query: followQuery, handle: (*API).followLogs},
+	{method: get, path: "/api/v1/repository/{repository}/logs/follow", permission: auth.LogsRead, query: followQuery, handle: (*API).followLogs},
 	{method: get, path: "/api/v1/superuser/logs/follow", permission: auth.SuperuserLogs, query: followQuery, handle: (*API).followLogs},
 	{method: get, path: "/api/v1/organization/{organization}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
 	{method: get, path: "/api/v1/repository/{repository}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},

@@ -1157,6 +1157,39 @@ type ExportOrganizationLogsParams struct {
 // ExportOrganizationLogsParamsFormat defines parameters for ExportOrganizationLogs.
 type ExportOrganizationLogsParamsFormat string
 
+// FollowOrganizationLogsParams defines parameters for FollowOrganizationLogs.
+type FollowOrganizationLogsParams struct {
+	// After The `next` of the answer before. Without it, the answer is the newest entries at once. If the log is shorter than that, the answer is 409 `stale`.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Entries in one answer; 0 only without `after`, to begin at the end of the log.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Wait How many seconds to wait for an entry if there is none.
+	Wait *int64 `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+}
+
 // ListRobotsParams defines parameters for ListRobots.
 type ListRobotsParams struct {
 	// Permissions Taken for Quay's clients and without effect.
@@ -1264,6 +1297,39 @@ type ExportRepositoryLogsParams struct {
 
 // ExportRepositoryLogsParamsFormat defines parameters for ExportRepositoryLogs.
 type ExportRepositoryLogsParamsFormat string
+
+// FollowRepositoryLogsParams defines parameters for FollowRepositoryLogs.
+type FollowRepositoryLogsParams struct {
+	// After The `next` of the answer before. Without it, the answer is the newest entries at once. If the log is shorter than that, the answer is 409 `stale`.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Entries in one answer; 0 only without `after`, to begin at the end of the log.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Wait How many seconds to wait for an entry if there is none.
+	Wait *int64 `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+}
 
 // ListTagsParams defines parameters for ListTags.
 type ListTagsParams struct {
