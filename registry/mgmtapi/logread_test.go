@@ -88,7 +88,7 @@ var _ = Describe("The log", func() {
 			for text, want := range map[string]int{
 				"BACKEND": 2, "create_REPO": 2, "edge": 1, strings.ToUpper(d.Encoded()[:16]): 1, "192.0.2.1": 6, "nowhere": 0,
 			} {
-				Expect(logs("/api/v1/superuser/logs?search=" + text).Logs).To(HaveLen(want), text)
+				Expect(logs("/api/v1/superuser/logs?search="+text).Logs).To(HaveLen(want), text)
 			}
 			Expect(logs("/api/v1/organization/team-a/logs?search=192.0.2.1").Logs).To(HaveLen(3))
 			Expect(tags(logs("/api/v1/organization/team-a/logs?search=192.0.2.1&kind=create_tag"))).To(Equal([]string{"v1"}))
@@ -365,7 +365,7 @@ var _ = Describe("The log", func() {
 			Expect(answer.status).To(Equal(http.StatusConflict))
 			Expect(answer.problem().ErrorType).To(Equal(openapi.ErrorTypeStale))
 			for _, query := range []string{"after=-2", "after=1&limit=0", "limit=501", "wait=31", "after=x"} {
-				Expect(call("/api/v1/superuser/logs/follow?" + query).status).To(Equal(http.StatusBadRequest), query)
+				Expect(call("/api/v1/superuser/logs/follow?"+query).status).To(Equal(http.StatusBadRequest), query)
 			}
 		})
 	})
