@@ -117,6 +117,7 @@ func New(cfg Config) (_ *Registry, err error) {
 	}
 	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Logger: r.logger, Draining: r.draining})
 	metrics := newMetrics()
+	metrics.gatherer.MustRegister(r.core.Metrics()...)
 	if r.directory != nil {
 		metrics.gatherer.MustRegister(diskMetrics(r.directory)...)
 	}

@@ -1,7 +1,7 @@
 // Command bench measures what Tidelock promises about speed, as ratios of things measured in the same run, and prints
 // one table. Nothing fails when a figure is missed: machines differ, and a timed test is a test of the machine.
 //
-//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists] [flags]
+//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists,log] [flags]
 package main
 
 import (
@@ -34,6 +34,7 @@ type options struct {
 	layer   int64
 	uploads int
 	names   int
+	entries int
 }
 
 // part is one measurement: it adds its figures to the table.
@@ -52,6 +53,7 @@ var parts = []part{
 	{"push", "push of a large layer beside a loop that hashes, writes and syncs", pushLayer},
 	{"memory", "what a registry takes for many uploads at once", uploadMemory},
 	{"lists", "pages of long lists of tags and repositories", lists},
+	{"log", "pages of a long audit log by each filter", logs},
 }
 
 func main() {
@@ -89,6 +91,7 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.IntVar(&o.rounds, "rounds", 5, "how many `times` things are measured in turn")
 	flags.IntVar(&o.uploads, "uploads", 64, "memory: `number` of uploads at once")
 	flags.IntVar(&o.names, "names", 200_000, "lists: `number` of tags and of repositories")
+	flags.IntVar(&o.entries, "entries", 500_000, "log: `number` of entries of the audit log; 10 million take half an hour to make")
 	size := flags.Int64("layer", 100, "pull, push, memory: `MiB` of a layer")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
 	if err := flags.Parse(args); err != nil {

@@ -255,7 +255,9 @@ type View struct {
 	Performer     string
 	PerformerKind domain.CallerKind
 	Address       string
-	Metadata      map[string]any
+	// Token names the credential that was used; empty for a password.
+	Token    string
+	Metadata map[string]any
 }
 
 // Decode reads a stored entry. It reports an error for a leaf that is not of Format.
@@ -267,6 +269,7 @@ func Decode(in Indexed) (View, error) {
 		Repository    string         `json:"repository"`
 		PerformerKind string         `json:"performer_kind"`
 		Time          time.Time      `json:"time"`
+		Token         string         `json:"token"`
 		Metadata      map[string]any `json:"metadata"`
 	}
 	if err := json.Unmarshal(in.Leaf, &leaf); err != nil {
@@ -283,7 +286,7 @@ func Decode(in Indexed) (View, error) {
 	}
 	view := View{
 		Index: in.Index, Hash: LeafHash(in.Leaf), Time: leaf.Time, Kind: leaf.Kind, Organization: leaf.Namespace, Repository: leaf.Repository, Tag: in.Tag, Policy: in.Policy,
-		Performer: personal.Values["performer"], PerformerKind: domain.CallerKind(leaf.PerformerKind), Address: personal.Values["address"],
+		Performer: personal.Values["performer"], PerformerKind: domain.CallerKind(leaf.PerformerKind), Address: personal.Values["address"], Token: leaf.Token,
 		Metadata: leaf.Metadata,
 	}
 	if view.Metadata == nil {

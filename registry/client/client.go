@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -289,6 +290,18 @@ func (c *Client) target(r request) *url.URL {
 // Get reads the JSON answer of an endpoint, whose path is given by its segments.
 func (c *Client) Get(ctx context.Context, path []string, query url.Values, answer any) error {
 	return c.do(ctx, request{method: http.MethodGet, path: path, query: query, answer: answer})
+}
+
+// FollowLog reads entries of the log of everything (path "superuser"), of an organization ("organization", its name) or of a
+// repository ("repository", its name): the newest ones, or with "after" in the query those behind that index. If there is
+// none it waits for one, up to wait (whole seconds, up to MaxLogWait). What else the query may hold, docs/api.md says.
+func (c *Client) FollowLog(ctx context.Context, path []string, query url.Values, wait time.Duration) (openapi.LogTail, error) {
+	path = append(append([]string{"api", "v1"}, path...), "logs", "follow")
+	query = maps.Clone(query)
+	query.Set("wait", strconv.FormatInt(int64(wait/time.Second), 10))
+	var tail openapi.LogTail
+	err := c.do(ctx, request{method: http.MethodGet, path: path, query: query, answer: &tail, wait: wait})
+	return tail, err
 }
 
 // Stream begins to read an answer of any length, for as long as ctx lasts. The caller closes it.

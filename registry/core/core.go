@@ -66,6 +66,9 @@ type Core struct {
 	options   Options
 	refusals  *refusals
 	logins    *loginWindows
+	// unwritten belongs to the one goroutine that closes windows.
+	unwritten closings
+	metrics   *metrics
 	wake      chan struct{}
 	origin    atomic.Pointer[string]
 	// clientWrites counts what clients asked to write.
@@ -119,6 +122,7 @@ func New(store meta.Store, options Options) *Core {
 		refusals: newRefusals(options.RefusalWindow, options.Now), logins: newLoginWindows(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
 		uploads: locks{ids: map[string]bool{}},
 		found:   newNotes(),
+		metrics: newMetrics(),
 	}
 }
 

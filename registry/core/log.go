@@ -20,34 +20,45 @@ func (c *Core) syncLog(ctx context.Context) error {
 	return forClient(c.sequencer.Sync(ctx))
 }
 
-// Log reads the audit log, everything committed before the call included.
-func (c *Core) Log(ctx context.Context, q audit.Query) (views []audit.View, err error) {
-	if err := c.syncLog(ctx); err != nil {
-		return nil, err
-	}
-	err = c.read(ctx, func(r *meta.Reader) error {
-		entries, err := r.Log(q)
-		if err != nil {
-			return err
-		}
-		views = make([]audit.View, len(entries))
-		for i, e := range entries {
-			if views[i], err = audit.Decode(e); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return views, err
+// Log reads the audit log, everything committed before the call included, however long it takes.
+func (c *Core) Log(ctx context.Context, q audit.Query) ([]audit.View, error) {
+	page, err := c.LogPage(ctx, q, audit.Budget{})
+	return page.Entries, err
 }
 
-// LogCounts counts entries by day and kind.
+// LogPage reads like Log, but does no more than the budget allows.
+func (c *Core) LogPage(ctx context.Context, q audit.Query, budget audit.Budget) (page audit.Page, err error) {
+	if err := c.syncLog(ctx); err != nil {
+		return audit.Page{}, err
+	}
+	err = c.read(ctx, func(r *meta.Reader) error {
+		page = audit.Page{}
+		page.Progress, err = r.WalkLog(q, budget, func(e audit.Indexed) (bool, error) {
+			view, err := audit.Decode(e)
+			if err != nil || (q.Text != "" && !view.Says(q.Text)) {
+				return false, err
+			}
+			page.Entries = append(page.Entries, view)
+			return true, nil
+		})
+		return err
+	})
+	return page, err
+}
+
+// maxCounted bounds the entries that are counted at once.
+const maxCounted = 1_000_000
+
+// LogCounts counts entries by day and kind. INVALID if there are too many.
 func (c *Core) LogCounts(ctx context.Context, q audit.Query) (counts []audit.Count, err error) {
 	if err := c.syncLog(ctx); err != nil {
 		return nil, err
 	}
-	err = c.read(ctx, func(r *meta.Reader) error {
-		counts, err = r.LogCounts(q)
+	err = c.read(ctx, func(r *meta.Reader) (err error) {
+		var counted bool
+		if counts, counted, err = r.LogCounts(q, maxCounted); err == nil && !counted {
+			err = domain.Errorf(domain.CodeInvalid, "more than %d entries would have to be counted; give a shorter time or another filter", maxCounted)
+		}
 		return err
 	})
 	return counts, err

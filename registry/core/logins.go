@@ -107,6 +107,7 @@ func (s *loginWindows) leave(all bool) (closing []audit.Entry) {
 // is counted as a repeat. A name that no account can have is not to be recorded: it may be a password in the wrong place.
 func (c *Core) LoginFailed(ctx context.Context, name, address string) error {
 	ctx = context.WithoutCancel(ctx)
+	c.metrics.loginFailures.Inc()
 	w, first := c.logins.enter(name, address)
 	if !first {
 		<-w.ready

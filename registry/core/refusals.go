@@ -42,35 +42,41 @@ func newRefusal(kind audit.Kind, operation string, about subject, lock *domain.L
 
 // Limits of the windows in which repeats are counted.
 const (
-	// refusalWindowsPerCaller is how many windows a caller may have open before it gets one for each repository.
+	// refusalWindowsPerCaller is how many windows a caller may have open before it gets one for each repository, whatever
+	// addresses it comes from.
 	refusalWindowsPerCaller = 100
+	// refusalRepositoriesPerCaller is how many windows it may have open before it gets one for everything.
+	refusalRepositoriesPerCaller = 1000
 	// refusalDigests is how many attempted digests a closing entry lists.
 	refusalDigests = 10
-	// refusalTags bounds the tags that the window of a repository counts one by one.
+	// refusalTags bounds the tags that the window of a repository, or of everything, counts one by one.
 	refusalTags = 1000
 )
 
-// windowKey is what makes two refusals repeats of one another. A window of a whole repository has no tag and policy.
+// windowKey is what makes two refusals repeats of one another. A window of a whole repository has no tag, no policy and
+// no address, a window of everything no repository either.
 type windowKey struct {
-	caller               domain.Caller
-	kind                 audit.Kind
-	operation            string
-	organization, path   string
-	tag, policy          string
-	wholeRepositoryCount bool
+	caller             domain.Caller
+	kind               audit.Kind
+	operation          string
+	organization, path string
+	tag, policy        string
+	whole              bool
 }
 
 // window counts the repeats of a refusal whose first entry is in the log.
 type window struct {
 	key     windowKey
-	about   subject
 	opened  time.Time
 	first   string // the hash of the first entry
 	count   int64
 	from    time.Time
 	to      time.Time
 	digests []string
-	tags    map[string]int64
+	// tags counts the refusals of a window that is of more than one tag, as far as it knows their names.
+	tags map[string]int64
+	// policies counts the repeats by policy.
+	policies map[string]int64
 	// ready is closed once the first entry is committed, or failed.
 	ready chan struct{}
 	err   error
@@ -83,6 +89,7 @@ type refusals struct {
 
 	mu      sync.Mutex
 	windows map[windowKey]*window
+	// callers counts the windows of each caller, without address.
 	callers map[domain.Caller]int
 }
 
@@ -98,13 +105,18 @@ func (s *refusals) enter(caller domain.Caller, r refusal) (w *window, first bool
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
+	caller.Address = ""
 	w, ok := s.windows[key]
 	if !ok && s.callers[caller] >= refusalWindowsPerCaller {
-		key.tag, key.policy, key.wholeRepositoryCount = "", "", true
+		key.caller, key.tag, key.policy, key.whole = caller, "", "", true
+		w, ok = s.windows[key]
+	}
+	if !ok && s.callers[caller] >= refusalRepositoriesPerCaller {
+		key.organization, key.path = "", ""
 		w, ok = s.windows[key]
 	}
 	if !ok {
-		w = &window{key: key, about: r.about, opened: now, ready: make(chan struct{})}
+		w = &window{key: key, opened: now, ready: make(chan struct{}), policies: map[string]int64{}}
 		s.windows[key] = w
 		s.callers[caller]++
 		return w, true
@@ -113,19 +125,29 @@ func (s *refusals) enter(caller domain.Caller, r refusal) (w *window, first bool
 		w.from = now
 	}
 	w.count++
+	w.policies[r.about.policy]++
 	w.to = now
 	if r.attempted != "" && len(w.digests) < refusalDigests && !slices.Contains(w.digests, r.attempted) {
 		w.digests = append(w.digests, r.attempted)
 	}
-	if key.wholeRepositoryCount {
-		if w.tags == nil {
-			w.tags = map[string]int64{}
-		}
-		if _, known := w.tags[r.about.tag]; known || len(w.tags) < refusalTags {
-			w.tags[r.about.tag]++
-		}
+	if key.whole {
+		w.countTag(r.about)
 	}
 	return w, false
+}
+
+// countTag counts a refusal by its tag; in a window of everything by repository and tag.
+func (w *window) countTag(about subject) {
+	name := about.tag
+	if w.key.path == "" && about.repository != "" {
+		name = about.organization + "/" + about.repository + ":" + about.tag
+	}
+	if w.tags == nil {
+		w.tags = map[string]int64{}
+	}
+	if _, known := w.tags[name]; known || len(w.tags) < refusalTags {
+		w.tags[name]++
+	}
 }
 
 // leave removes windows and returns them: those that are over, or all.
@@ -152,8 +174,10 @@ func (s *refusals) leave(all bool) []*window {
 
 func (s *refusals) remove(key windowKey) {
 	delete(s.windows, key)
-	if s.callers[key.caller]--; s.callers[key.caller] <= 0 {
-		delete(s.callers, key.caller)
+	caller := key.caller
+	caller.Address = ""
+	if s.callers[caller]--; s.callers[caller] <= 0 {
+		delete(s.callers, caller)
 	}
 }
 
@@ -169,6 +193,7 @@ func (c *Core) recordRefusals(ctx context.Context, caller domain.Caller, list []
 	var entries []audit.Entry
 	dryRuns := map[string]int64{}
 	for _, r := range list {
+		c.metrics.refused(r)
 		w, first := c.refusals.enter(caller, r)
 		if !first {
 			waited = append(waited, w)
@@ -243,14 +268,25 @@ func (c *Core) runRefusals(ctx context.Context) error {
 	}
 }
 
-// closeRefusals writes the closing entries of windows that are over, or of all.
+// closings are entries of windows that are over, and what they count of dry runs.
+type closings struct {
+	entries []audit.Entry
+	dryRuns map[string]int64
+}
+
+// closeRefusals writes the closing entries of windows that are over, or of all. What cannot be written is kept for the next
+// time: as long as nothing can, no window is opened either.
 func (c *Core) closeRefusals(ctx context.Context, all bool) {
-	var entries []audit.Entry
-	dryRuns := map[string]int64{}
+	entries, dryRuns := c.unwritten.entries, c.unwritten.dryRuns
+	if dryRuns == nil {
+		dryRuns = map[string]int64{}
+	}
 	for _, w := range c.refusals.leave(all) {
 		entries = append(entries, w.closing(c.now()))
 		if w.key.kind == audit.KindDryRun {
-			dryRuns[w.about.policy] += w.count
+			for policy, count := range w.policies {
+				dryRuns[policy] += count
+			}
 		}
 	}
 	entries = append(entries, c.logins.leave(all)...)
@@ -258,8 +294,11 @@ func (c *Core) closeRefusals(ctx context.Context, all bool) {
 		return
 	}
 	if _, err := c.appendRefusals(ctx, entries, dryRuns); err != nil {
-		c.logger.Error("counts of repeated refusals were lost", "windows", len(entries), "error", err)
+		c.logger.Error("writing the counts of repeated refusals failed", "windows", len(entries), "error", err)
+		c.unwritten = closings{entries, dryRuns}
+		return
 	}
+	c.unwritten = closings{}
 }
 
 // closing is the entry that says how often a refusal was repeated.
@@ -271,9 +310,8 @@ func (w *window) closing(now time.Time) audit.Entry {
 	if len(w.digests) > 0 {
 		metadata["attempted_digests"] = w.digests
 	}
-	about := w.about
-	if w.key.wholeRepositoryCount {
-		about.tag, about.policy = "", ""
+	about := subject{organization: w.key.organization, repository: w.key.path, tag: w.key.tag, policy: w.key.policy}
+	if w.key.whole {
 		tags := audit.Metadata{}
 		for tag, n := range w.tags {
 			tags[tag] = n

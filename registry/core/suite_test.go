@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/core"
@@ -354,4 +356,28 @@ var teamA = core.Scope{Organization: "team-a"}
 // haveCode matches an error with a code.
 func haveCode(code domain.Code) OmegaMatcher {
 	return WithTransform(domain.CodeOf, Equal(code))
+}
+
+// metric adds up the values of the core's metric that have all of these labels.
+func (h *harness) metric(name string, labels ...string) (sum float64) {
+	GinkgoHelper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(h.Metrics()...)
+	families, err := registry.Gather()
+	Expect(err).NotTo(HaveOccurred())
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			has := map[string]bool{}
+			for _, label := range m.GetLabel() {
+				has[label.GetValue()] = true
+			}
+			if !slices.ContainsFunc(labels, func(label string) bool { return !has[label] }) {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
 }

@@ -50,11 +50,13 @@ func (r *Reader) TreeSize() (int64, error) {
 func (r *Reader) Tiles(tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))
 	err := chunks(len(tiles), func(from, size int) error {
-		var c condition
+		var terms []string
+		var args []any
 		for _, tile := range tiles[from : from+size] {
-			c.add("level = ? AND n = ?", tile.L, tile.N)
+			args = append(args, tile.L, tile.N)
+			terms = append(terms, fmt.Sprintf("level = $%d AND n = $%d", len(args)-1, len(args)))
 		}
-		return r.each(`SELECT level, n, hashes FROM audit_tiles WHERE `+strings.Join(c.terms, " OR "), c.args, func(row scanner) error {
+		return r.each(`SELECT level, n, hashes FROM audit_tiles WHERE `+strings.Join(terms, " OR "), args, func(row scanner) error {
 			var found audit.Tile
 			if err := row.Scan(&found.Level, &found.N, &found.Hashes); err != nil {
 				return err

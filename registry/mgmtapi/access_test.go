@@ -131,6 +131,12 @@ var allowed = map[string][]string{
 	"GET /api/v1/superuser/logs":                            {onlyAdmin},
 	"GET /api/v1/organization/{organization}/aggregatelogs": {orgAdmins},
 	"GET /api/v1/repository/{repository}/aggregatelogs":     {orgAdmins},
+	"GET /api/v1/organization/{organization}/logs/export":   {orgAdmins},
+	"GET /api/v1/repository/{repository}/logs/export":       {orgAdmins},
+	"GET /api/v1/superuser/logs/export":                     {onlyAdmin},
+	"GET /api/v1/organization/{organization}/logs/follow":   {orgAdmins},
+	"GET /api/v1/repository/{repository}/logs/follow":       {orgAdmins},
+	"GET /api/v1/superuser/logs/follow":                     {onlyAdmin},
 	"GET /api/v1/superuser/aggregatelogs":                   {onlyAdmin},
 
 	"GET /api/v1/superuser/audit/checkpoint":        {auditors},

@@ -59,6 +59,7 @@ type policies interface {
 
 type logs interface {
 	Log(ctx context.Context, query audit.Query) ([]audit.View, error)
+	LogPage(ctx context.Context, query audit.Query, budget audit.Budget) (audit.Page, error)
 	LogCounts(ctx context.Context, query audit.Query) ([]audit.Count, error)
 	LogSize(ctx context.Context) (int64, error)
 	LogOrigin(ctx context.Context) (string, error)

@@ -1,7 +1,6 @@
 package mgmtapi
 
 import (
-	"math"
 	"strconv"
 	"time"
 
@@ -10,12 +9,31 @@ import (
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
-// logPage is how many entries a page has, as in Quay.
-const logPage = 20
+const (
+	// logPage is how many entries a page has, as in Quay, if the caller does not say how many up to maxLogPage.
+	logPage    = 20
+	maxLogPage = 100
+	// pageEntries and pageTime bound what is looked at for one page: in a log of any size no call takes long. What the
+	// filters do not find by then is left to the next page.
+	pageEntries = 10_000
+	pageTime    = 2 * time.Second
+	// maxSearch bounds a text that is searched for, in bytes.
+	maxSearch = 256
+)
+
+// pageBudget is what one page may take.
+func pageBudget() audit.Budget {
+	return audit.Budget{Entries: pageEntries, Until: time.Now().Add(pageTime)}
+}
 
 // selectLog reads whose log the path means, and the filters.
 func (c *call) selectLog() (audit.Query, error) {
-	selection := audit.Query{After: -1, Tag: c.query.text("tag"), Policy: c.query.text("policy"), Performer: c.query.text("performer")}
+	selection := audit.Query{
+		After: -1, Tag: c.query.text("tag"), Policy: c.query.text("policy"), Performer: c.query.text("performer"), Text: c.query.text("search"),
+	}
+	if len(selection.Text) > maxSearch {
+		return selection, badField("search", "the text is longer than %d bytes", maxSearch)
+	}
 	switch {
 	case c.parameters["repository"] != "":
 		name, err := c.repository()
@@ -31,6 +49,10 @@ func (c *call) selectLog() (audit.Query, error) {
 		selection.Organization = name
 	}
 	for _, kind := range c.query["kind"] {
+		// A kind that there is not would select nothing, which reads as if nothing had happened.
+		if !audit.Known(audit.Kind(kind)) {
+			return selection, badField("kind", "%q is no kind of entry; there are %s", kind, audit.KindNames())
+		}
 		selection.Kinds = append(selection.Kinds, audit.Kind(kind))
 	}
 	var err error
@@ -44,16 +66,19 @@ func (a *API) listLogs(c *call) (answer, error) {
 		return answer{}, err
 	}
 	// A page begins below the last entry of the page before, so entries that come in between shift nothing.
-	if selection.Before, err = c.query.number("next_page", 0, 1, math.MaxInt64); err != nil {
+	if selection.Before, err = a.nextPage(c); err != nil {
 		return answer{}, err
 	}
-	// One more than a page tells whether there is another.
-	selection.Limit = logPage + 1
-	entries, err := a.core.Log(c.Context(), selection)
+	limit, err := c.query.number("limit", logPage, 1, maxLogPage)
 	if err != nil {
 		return answer{}, err
 	}
-	if len(entries) == 0 {
+	selection.Limit = int(limit)
+	found, err := a.core.LogPage(c.Context(), selection, pageBudget())
+	if err != nil {
+		return answer{}, err
+	}
+	if len(found.Entries) == 0 && !found.More {
 		if err := a.checkLogExists(c, selection); err != nil {
 			return answer{}, err
 		}
@@ -65,14 +90,32 @@ func (a *API) listLogs(c *call) (answer, error) {
 	if !selection.To.IsZero() {
 		page.EndTime = rfc2822(selection.To)
 	}
-	if len(entries) > logPage {
-		entries = entries[:logPage]
-		page.NextPage = strconv.FormatInt(entries[logPage-1].Index, 10)
+	if found.More {
+		page.NextPage = strconv.FormatInt(found.Next, 10)
+		page.Incomplete = found.Exhausted
 	}
-	for _, entry := range entries {
+	for _, entry := range found.Entries {
 		page.Logs = append(page.Logs, viewLogItem(entry, selection.Organization == ""))
 	}
 	return ok(page), nil
+}
+
+// nextPage reads where a page begins, 0 for the newest entry. A number that no page can have named is refused.
+func (a *API) nextPage(c *call) (int64, error) {
+	text := c.query.text("next_page")
+	if text == "" {
+		return 0, nil
+	}
+	wrong := badField("next_page", "%q is not the next_page of a page of this log", text)
+	before, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || before < 1 {
+		return 0, wrong
+	}
+	size, err := a.core.LogSize(c.Context())
+	if err == nil && before > size {
+		err = wrong
+	}
+	return before, err
 }
 
 // checkLogExists tells a name that was never there (404) from a log without entries that match. The log of what was

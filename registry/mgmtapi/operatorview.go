@@ -61,6 +61,6 @@ func viewLogEntry(entry audit.View) openapi.LogEntry {
 	return openapi.LogEntry{
 		Index: entry.Index, Hash: hex.EncodeToString(entry.Hash[:]), Time: entry.Time.UTC(), Kind: string(entry.Kind),
 		Organization: entry.Organization, Repository: entry.Repository, Tag: entry.Tag, Policy: entry.Policy,
-		Performer: viewPerformer(entry), Metadata: entry.Metadata,
+		Performer: viewPerformer(entry), Address: entry.Address, Token: entry.Token, Metadata: entry.Metadata,
 	}
 }

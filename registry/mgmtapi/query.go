@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tidelock/tidelock/registry/domain"
 )
@@ -25,6 +26,10 @@ func parseQuery(r *http.Request, allowed []string) (query, error) {
 	}
 	for name, list := range values {
 		switch {
+		case !storable(name):
+			return nil, domain.Errorf(domain.CodeInvalid, "the name of a parameter is not UTF-8 without NUL")
+		case slices.ContainsFunc(list, func(value string) bool { return !storable(value) }):
+			return nil, badField(name, "the value is not UTF-8 without NUL")
 		case !slices.Contains(allowed, name) && len(allowed) == 0:
 			return nil, badField(name, "unknown parameter; none is allowed here")
 		case !slices.Contains(allowed, name):
@@ -37,6 +42,9 @@ func parseQuery(r *http.Request, allowed []string) (query, error) {
 	}
 	return query(values), nil
 }
+
+// storable reports whether every engine can hold a text: not what no name, digest or UUID can be.
+func storable(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }
 
 func (q query) text(name string) string { return url.Values(q).Get(name) }
 

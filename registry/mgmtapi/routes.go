@@ -14,8 +14,11 @@ const (
 )
 
 var (
-	countQuery = []string{"starttime", "endtime", "performer", "kind", "tag", "policy"}
-	logQuery   = append([]string{"next_page"}, countQuery...)
+	countQuery  = []string{"starttime", "endtime", "performer", "kind", "tag", "policy"}
+	searchQuery = append([]string{"search"}, countQuery...)
+	logQuery    = append([]string{"next_page", "limit"}, searchQuery...)
+	exportQuery = append([]string{"format"}, searchQuery...)
+	followQuery = append([]string{"after", "limit", "wait"}, searchQuery...)
 )
 
 // routes is the one table of what the API serves. A request that has no entry here is 404 or 405.
@@ -55,6 +58,12 @@ var routes = []route{
 	{method: get, path: "/api/v1/organization/{organization}/logs", permission: auth.LogsRead, query: logQuery, handle: (*API).listLogs},
 	{method: get, path: "/api/v1/repository/{repository}/logs", permission: auth.LogsRead, query: logQuery, handle: (*API).listLogs},
 	{method: get, path: "/api/v1/superuser/logs", permission: auth.SuperuserLogs, query: logQuery, handle: (*API).listLogs},
+	{method: get, path: "/api/v1/organization/{organization}/logs/export", permission: auth.LogsRead, query: exportQuery, handle: (*API).exportLogs},
+	{method: get, path: "/api/v1/repository/{repository}/logs/export", permission: auth.LogsRead, query: exportQuery, handle: (*API).exportLogs},
+	{method: get, path: "/api/v1/superuser/logs/export", permission: auth.SuperuserLogs, query: exportQuery, handle: (*API).exportLogs},
+	{method: get, path: "/api/v1/organization/{organization}/logs/follow", permission: auth.LogsRead, query: followQuery, handle: (*API).followLogs},
+	{method: get, path: "/api/v1/repository/{repository}/logs/follow", permission: auth.LogsRead, query: followQuery, handle: (*API).followLogs},
+	{method: get, path: "/api/v1/superuser/logs/follow", permission: auth.SuperuserLogs, query: followQuery, handle: (*API).followLogs},
 	{method: get, path: "/api/v1/organization/{organization}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
 	{method: get, path: "/api/v1/repository/{repository}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
 	{method: get, path: "/api/v1/superuser/aggregatelogs", permission: auth.SuperuserLogs, query: countQuery, handle: (*API).countLogs},

@@ -136,6 +136,60 @@ func (e UserKind) Valid() bool {
 	}
 }
 
+// Defines values for ExportOrganizationLogsParamsFormat.
+const (
+	ExportOrganizationLogsParamsFormatCsv   ExportOrganizationLogsParamsFormat = "csv"
+	ExportOrganizationLogsParamsFormatJsonl ExportOrganizationLogsParamsFormat = "jsonl"
+)
+
+// Valid indicates whether the value is a known member of the ExportOrganizationLogsParamsFormat enum.
+func (e ExportOrganizationLogsParamsFormat) Valid() bool {
+	switch e {
+	case ExportOrganizationLogsParamsFormatCsv:
+		return true
+	case ExportOrganizationLogsParamsFormatJsonl:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ExportRepositoryLogsParamsFormat.
+const (
+	ExportRepositoryLogsParamsFormatCsv   ExportRepositoryLogsParamsFormat = "csv"
+	ExportRepositoryLogsParamsFormatJsonl ExportRepositoryLogsParamsFormat = "jsonl"
+)
+
+// Valid indicates whether the value is a known member of the ExportRepositoryLogsParamsFormat enum.
+func (e ExportRepositoryLogsParamsFormat) Valid() bool {
+	switch e {
+	case ExportRepositoryLogsParamsFormatCsv:
+		return true
+	case ExportRepositoryLogsParamsFormatJsonl:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ExportLogsParamsFormat.
+const (
+	ExportLogsParamsFormatCsv   ExportLogsParamsFormat = "csv"
+	ExportLogsParamsFormatJsonl ExportLogsParamsFormat = "jsonl"
+)
+
+// Valid indicates whether the value is a known member of the ExportLogsParamsFormat enum.
+func (e ExportLogsParamsFormat) Valid() bool {
+	switch e {
+	case ExportLogsParamsFormatCsv:
+		return true
+	case ExportLogsParamsFormatJsonl:
+		return true
+	default:
+		return false
+	}
+}
+
 // AppToken defines model for AppToken.
 type AppToken struct {
 	// Created RFC 2822
@@ -313,6 +367,9 @@ type LogCounts struct {
 
 // LogEntry defines model for LogEntry.
 type LogEntry struct {
+	// Address The performer's network address.
+	Address string `json:"address,omitempty"`
+
 	// Hash The entry's leaf hash in the Merkle tree (RFC 6962) in hexadecimal.
 	Hash  string `json:"hash"`
 	Index int64  `json:"index"`
@@ -331,6 +388,9 @@ type LogEntry struct {
 	Repository string    `json:"repository"`
 	Tag        string    `json:"tag"`
 	Time       time.Time `json:"time"`
+
+	// Token The name of the credential that was used, never its value.
+	Token string `json:"token,omitempty"`
 }
 
 // LogItem defines model for LogItem.
@@ -359,9 +419,12 @@ type LogNamespace struct {
 // LogPage defines model for LogPage.
 type LogPage struct {
 	// EndTime RFC 2822
-	EndTime  string    `json:"end_time"`
-	Logs     []LogItem `json:"logs"`
-	NextPage string    `json:"next_page,omitempty"`
+	EndTime string `json:"end_time"`
+
+	// Incomplete True if the page ended because enough of the log was looked at for one call, not because it is full. `next_page` goes on from there.
+	Incomplete bool      `json:"incomplete,omitempty"`
+	Logs       []LogItem `json:"logs"`
+	NextPage   string    `json:"next_page,omitempty"`
 
 	// StartTime RFC 2822
 	StartTime string `json:"start_time"`
@@ -376,6 +439,20 @@ type LogSegment struct {
 
 	// Size How many entries the log has, which is the index of the next one.
 	Size int64 `json:"size"`
+}
+
+// LogTail defines model for LogTail.
+type LogTail struct {
+	Entries []LogEntry `json:"entries"`
+
+	// Incomplete True if there is more to look at already, or, without `after`, if older entries were not looked at.
+	Incomplete bool `json:"incomplete,omitempty"`
+
+	// Next How far the log was looked at: what to send as `after`.
+	Next int64 `json:"next"`
+
+	// Origin The log's origin. It changes when a backup was restored.
+	Origin string `json:"origin"`
 }
 
 // ManagedPolicy A policy as its Kubernetes object declares it.
@@ -1004,6 +1081,9 @@ type RepositoryName = string
 // RobotShortName defines model for robotShortName.
 type RobotShortName = string
 
+// SearchFilter defines model for searchFilter.
+type SearchFilter = string
+
 // Starttime defines model for starttime.
 type Starttime = string
 
@@ -1066,7 +1146,7 @@ type CountOrganizationLogsParams struct {
 	// Performer Only what the caller of this name did.
 	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
 
-	// Kind Only entries of these kinds; may be repeated.
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
 	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
 
 	// Tag Only entries about tags of this name.
@@ -1087,7 +1167,7 @@ type ListOrganizationLogsParams struct {
 	// Performer Only what the caller of this name did.
 	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
 
-	// Kind Only entries of these kinds; may be repeated.
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
 	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
 
 	// Tag Only entries about tags of this name.
@@ -1096,8 +1176,77 @@ type ListOrganizationLogsParams struct {
 	// Policy Only entries about the policy of this UUID.
 	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
 
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+
 	// NextPage The `next_page` of the page before. New entries do not shift the pages.
 	NextPage *NextLogPage `form:"next_page,omitempty" json:"next_page,omitempty"`
+
+	// Limit Entries in a page.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ExportOrganizationLogsParams defines parameters for ExportOrganizationLogs.
+type ExportOrganizationLogsParams struct {
+	// Format `jsonl` is one LogEntry in JSON a line; `csv` is RFC 4180 with a header line.
+	Format ExportOrganizationLogsParamsFormat `form:"format" json:"format"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+}
+
+// ExportOrganizationLogsParamsFormat defines parameters for ExportOrganizationLogs.
+type ExportOrganizationLogsParamsFormat string
+
+// FollowOrganizationLogsParams defines parameters for FollowOrganizationLogs.
+type FollowOrganizationLogsParams struct {
+	// After The `next` of the answer before. Without it, the answer is the newest entries at once. If the log is shorter than that, the answer is 409 `stale`.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Entries in one answer; 0 only without `after`, to begin at the end of the log.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Wait How many seconds to wait for an entry if there is none.
+	Wait *int64 `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
 }
 
 // ListRobotsParams defines parameters for ListRobots.
@@ -1138,7 +1287,7 @@ type CountRepositoryLogsParams struct {
 	// Performer Only what the caller of this name did.
 	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
 
-	// Kind Only entries of these kinds; may be repeated.
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
 	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
 
 	// Tag Only entries about tags of this name.
@@ -1159,7 +1308,7 @@ type ListRepositoryLogsParams struct {
 	// Performer Only what the caller of this name did.
 	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
 
-	// Kind Only entries of these kinds; may be repeated.
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
 	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
 
 	// Tag Only entries about tags of this name.
@@ -1168,8 +1317,77 @@ type ListRepositoryLogsParams struct {
 	// Policy Only entries about the policy of this UUID.
 	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
 
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+
 	// NextPage The `next_page` of the page before. New entries do not shift the pages.
 	NextPage *NextLogPage `form:"next_page,omitempty" json:"next_page,omitempty"`
+
+	// Limit Entries in a page.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ExportRepositoryLogsParams defines parameters for ExportRepositoryLogs.
+type ExportRepositoryLogsParams struct {
+	// Format `jsonl` is one LogEntry in JSON a line; `csv` is RFC 4180 with a header line.
+	Format ExportRepositoryLogsParamsFormat `form:"format" json:"format"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+}
+
+// ExportRepositoryLogsParamsFormat defines parameters for ExportRepositoryLogs.
+type ExportRepositoryLogsParamsFormat string
+
+// FollowRepositoryLogsParams defines parameters for FollowRepositoryLogs.
+type FollowRepositoryLogsParams struct {
+	// After The `next` of the answer before. Without it, the answer is the newest entries at once. If the log is shorter than that, the answer is 409 `stale`.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Entries in one answer; 0 only without `after`, to begin at the end of the log.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Wait How many seconds to wait for an entry if there is none.
+	Wait *int64 `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
 }
 
 // ListTagsParams defines parameters for ListTags.
@@ -1202,7 +1420,7 @@ type CountLogsParams struct {
 	// Performer Only what the caller of this name did.
 	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
 
-	// Kind Only entries of these kinds; may be repeated.
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
 	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
 
 	// Tag Only entries about tags of this name.
@@ -1250,7 +1468,7 @@ type ListLogsParams struct {
 	// Performer Only what the caller of this name did.
 	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
 
-	// Kind Only entries of these kinds; may be repeated.
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
 	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
 
 	// Tag Only entries about tags of this name.
@@ -1259,8 +1477,77 @@ type ListLogsParams struct {
 	// Policy Only entries about the policy of this UUID.
 	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
 
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+
 	// NextPage The `next_page` of the page before. New entries do not shift the pages.
 	NextPage *NextLogPage `form:"next_page,omitempty" json:"next_page,omitempty"`
+
+	// Limit Entries in a page.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ExportLogsParams defines parameters for ExportLogs.
+type ExportLogsParams struct {
+	// Format `jsonl` is one LogEntry in JSON a line; `csv` is RFC 4180 with a header line.
+	Format ExportLogsParamsFormat `form:"format" json:"format"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+}
+
+// ExportLogsParamsFormat defines parameters for ExportLogs.
+type ExportLogsParamsFormat string
+
+// FollowLogsParams defines parameters for FollowLogs.
+type FollowLogsParams struct {
+	// After The `next` of the answer before. Without it, the answer is the newest entries at once. If the log is shorter than that, the answer is 409 `stale`.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Entries in one answer; 0 only without `after`, to begin at the end of the log.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Wait How many seconds to wait for an entry if there is none.
+	Wait *int64 `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Starttime *Starttime `form:"starttime,omitempty" json:"starttime,omitempty"`
+
+	// Endtime The last day (MM/DD/YYYY, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Endtime *Endtime `form:"endtime,omitempty" json:"endtime,omitempty"`
+
+	// Performer Only what the caller of this name did.
+	Performer *PerformerFilter `form:"performer,omitempty" json:"performer,omitempty"`
+
+	// Kind Only entries of these kinds; may be repeated. A kind that there is not is refused.
+	Kind *KindFilter `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Tag Only entries about tags of this name.
+	Tag *TagFilter `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// Policy Only entries about the policy of this UUID.
+	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
+	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
 }
 
 // ListUsersParams defines parameters for ListUsers.

@@ -1,0 +1,33 @@
+package audit
+
+import (
+	"slices"
+	"strings"
+)
+
+// kinds are all kinds of entries.
+var kinds = []Kind{
+	KindCreateTag, KindMoveTag, KindDeleteTag, KindRevertTag, KindChangeExpiry, KindPushRepo, KindDeleteManifest, KindDeleteBlob,
+	KindCreateRepo, KindDeleteRepo, KindSetRepoDescription, KindChangeRepoVisibility, KindOrgCreate, KindOrgDelete, KindOrgOwner,
+	KindTagCreatedImmutable, KindChangeImmutability, KindApplyPolicy, KindDryRun,
+	KindCreatePolicy, KindUpdatePolicy, KindDeletePolicy,
+	KindPushFailed, KindDeleteTagFailed, KindDeleteRepoFailed, KindDeleteOrgFailed,
+	KindAdoptCluster,
+	KindCreateUser, KindDeleteUser, KindEnableUser, KindDisableUser, KindChangePassword, KindChangeEmail, KindCreateToken, KindRevokeToken,
+	KindCreateRobot, KindDeleteRobot, KindRegenerateRobot, KindAddMember, KindChangeMember, KindRemoveMember,
+	KindAddPermission, KindChangePermission, KindDeletePermission, KindLoginFailure, KindCreateSigningKey, KindDeleteSigningKey,
+	KindGarbageCollection,
+}
+
+// Known reports whether entries can be of a kind.
+func Known(kind Kind) bool { return slices.Contains(kinds, kind) }
+
+// KindNames lists all kinds for people, in the order of the alphabet.
+func KindNames() string {
+	names := make([]string, len(kinds))
+	for i, kind := range kinds {
+		names[i] = string(kind)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
