@@ -185,6 +185,15 @@ func (c *Client) Synced(ctx context.Context, cluster string, present []openapi.M
 	return c.call(ctx, request{method: http.MethodPost, path: []string{"synced"}, body: body})
 }
 
+// Published tells the last checkpoint of the audit log that was published, a signed note, and returns which log the
+// registry has. cluster is the UID of the namespace kube-system.
+func (c *Client) Published(ctx context.Context, cluster, checkpoint string) (openapi.LogStatus, error) {
+	var status openapi.LogStatus
+	body := openapi.PublishedCheckpoint{Cluster: cluster, Checkpoint: checkpoint}
+	err := c.call(ctx, request{method: http.MethodPut, path: []string{"published-checkpoint"}, body: body, answer: &status})
+	return status, err
+}
+
 // Log reads the audit log behind the entry with index after (-1: from its beginning), oldest first, at most limit
 // entries (1 to MaxLogLimit). If there is none it waits for the first, up to wait (whole seconds, up to MaxLogWait).
 func (c *Client) Log(ctx context.Context, after int64, limit int, wait time.Duration) (openapi.LogSegment, error) {

@@ -105,16 +105,15 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 			return err
 		}
 	}
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
-		return err
-	}
 	scope, err := c.scopeOfPolicy(ctx, open.PolicyID)
 	if err != nil {
 		return err
 	}
 	err = c.store.Write(ctx, scope, func(tx *meta.Tx) error {
-		ch := &change{Tx: tx, caller: domain.System, now: c.now()}
+		ch, err := c.begin(tx, domain.System)
+		if err != nil {
+			return err
+		}
 		s, err := ch.Sweep(open.ID)
 		if err != nil {
 			return err
@@ -131,7 +130,7 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 		if err != nil {
 			return err
 		}
-		records, err := encode(origin, ch.entries)
+		records, err := encode(ch.origin, ch.entries)
 		if err != nil {
 			return err
 		}
@@ -140,7 +139,7 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 			return err
 		}
 		record(&s, b, first, last)
-		return ch.finishBatch(origin, s, p, b.end, stopped)
+		return ch.finishBatch(s, p, b.end, stopped)
 	})
 	if err != nil {
 		return err
@@ -352,7 +351,7 @@ func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, trigger 
 }
 
 // finishBatch stores the cursor and, at the end, the summary. A closing revision ends with its sweep.
-func (ch *change) finishBatch(origin string, s meta.Sweep, p domain.Policy, end, stopped bool) error {
+func (ch *change) finishBatch(s meta.Sweep, p domain.Policy, end, stopped bool) error {
 	s.State = domain.SweepRunning
 	if !end && !stopped {
 		return ch.UpdateSweep(s)
@@ -362,7 +361,7 @@ func (ch *change) finishBatch(origin string, s meta.Sweep, p domain.Policy, end,
 		s.State = domain.SweepStopped
 	}
 	if s.Changed > 0 {
-		if err := ch.logSummary(origin, s, p); err != nil {
+		if err := ch.logSummary(s, p); err != nil {
 			return err
 		}
 	}
@@ -374,14 +373,14 @@ func (ch *change) finishBatch(origin string, s meta.Sweep, p domain.Policy, end,
 	return ch.UpdateSweep(s)
 }
 
-func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error {
+func (ch *change) logSummary(s meta.Sweep, p domain.Policy) error {
 	revision, err := ch.Revision(p.ID, s.Revision)
 	if err != nil {
 		return err
 	}
 	ref := revision.Ref()
 	about := subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}
-	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, audit.Metadata{
+	return appendEntries(ch.Tx, ch.origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, audit.Metadata{
 		"tag_pattern": ref.Pattern, "policy_scope": string(ref.Scope), "revision": s.Revision, "sweep": s.Kind, "state": string(s.State),
 		"tags_affected_count": s.Changed, "sample_tags": s.Sample,
 	})})

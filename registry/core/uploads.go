@@ -43,7 +43,7 @@ var sessions = meta.Scope{Volatile: true}
 // With take, the session has it for itself. Too many open uploads are refused with TOOMANYREQUESTS.
 func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, take bool) (UploadSession, error) {
 	s := UploadSession{Upload: upload, epoch: 1}
-	if err := c.checkSynced(ctx); err != nil {
+	if err := c.checkWritable(ctx); err != nil {
 		return s, err
 	}
 	if take && !c.uploads.lock(upload.ID) {

@@ -1,0 +1,213 @@
+package core
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta"
+)
+
+// newOrigin makes the name of a log.
+func newOrigin() (string, error) {
+	var random [16]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return "", domain.Unavailable(err)
+	}
+	return "tidelock/" + hex.EncodeToString(random[:]), nil
+}
+
+// LogStatus says which log the registry writes.
+type LogStatus struct {
+	Origin string
+	// OriginIndex is the index of the entry that began the origin: 0, or that of a fork.
+	OriginIndex int64
+	// ReadOnly says why the registry takes no writes; empty if it does.
+	ReadOnly string
+}
+
+func logStatus(i meta.Installation) LogStatus {
+	return LogStatus{Origin: i.LogOrigin, OriginIndex: i.OriginIndex, ReadOnly: i.ReadOnly}
+}
+
+// LogStatus says which log the registry writes, and whether it takes writes.
+func (c *Core) LogStatus(ctx context.Context) (LogStatus, error) {
+	i, err := c.installation(ctx)
+	return logStatus(i), err
+}
+
+// readOnly is the answer to a write that cannot be taken.
+func readOnly(why string) error {
+	return domain.Errorf(domain.CodeUnavailable, "the registry is read-only: %s; find out what happened to its data, then run `tidelock audit fork --reason TEXT`, which records it and lets writes in again", why)
+}
+
+// Published records the last checkpoint that the operator has published, a signed note, and looks for it in the log. If
+// it is not of this log, and no fork explains it, the registry becomes read-only: something took entries of the log, or
+// changed them, or put another database in its place.
+func (c *Core) Published(ctx context.Context, caller domain.Caller, cluster, note string) (status LogStatus, err error) {
+	checkpoint, err := audit.ParseCheckpoint(note)
+	if err != nil {
+		return status, domain.Errorf(domain.CodeInvalid, "checkpoint: %s", err)
+	}
+	if err := c.install(ctx); err != nil {
+		return status, err
+	}
+	if err := c.syncLog(ctx); err != nil {
+		return status, err
+	}
+	var before meta.Installation
+	var why string
+	err = c.read(ctx, func(r *meta.Reader) error {
+		if before, err = r.Installation(); err == nil {
+			why, err = contradiction(r, before, checkpoint)
+		}
+		return err
+	})
+	if err != nil {
+		return status, err
+	}
+	turned := false
+	err = c.writeAlways(ctx, caller, meta.Scope{}, func(ch *change) error {
+		if err := ch.checkCluster(cluster); err != nil {
+			return err
+		}
+		i, err := ch.Installation()
+		if err != nil {
+			return err
+		}
+		if i.LogOrigin != before.LogOrigin {
+			return domain.Errorf(domain.CodeStale, "the audit log was forked meanwhile; try again")
+		}
+		turned = why != "" && i.ReadOnly == ""
+		if turned {
+			i.ReadOnly = why
+		}
+		status = logStatus(i)
+		if !turned && i.PublishedCheckpoint == note {
+			return nil
+		}
+		return ch.SetPublished(note, i.ReadOnly)
+	})
+	if err == nil && turned {
+		c.writable.Store(0)
+		c.logger.Error("the registry is read-only from now on: its audit log contradicts what was published of it", "why", why, "remedy", "find out what happened to its data, then run `tidelock audit fork --reason TEXT`")
+	}
+	return status, err
+}
+
+// contradiction says what of a published checkpoint the log cannot account for, or nothing.
+func contradiction(r *meta.Reader, i meta.Installation, published audit.Checkpoint) (string, error) {
+	if published.Origin != i.LogOrigin {
+		if explained, err := audit.ParseCheckpoint(i.ForkedFrom); err == nil && explained == published {
+			return "", nil
+		}
+		return fmt.Sprintf("a checkpoint of %d entries was published for the audit log %s, but the registry has another log and no entry that explains it", published.Size, published.Origin), nil
+	}
+	size, err := r.LogSize()
+	if err != nil {
+		return "", err
+	}
+	if size < published.Size {
+		return fmt.Sprintf("a checkpoint of %d entries of its audit log was published, but the log has fewer", published.Size), nil
+	}
+	root, err := rootAt(r, published.Size)
+	if err != nil && !errors.Is(err, audit.ErrTampered) {
+		return "", err
+	}
+	if err != nil || root != published.Root {
+		return fmt.Sprintf("the first %d entries of its audit log are not those of the checkpoint that was published", published.Size), nil
+	}
+	return "", nil
+}
+
+// Fork is a new origin of the log.
+type Fork struct {
+	Origin, PreviousOrigin string
+	// Index is that of the entry that begins the origin.
+	Index int64
+	// Checkpoint is what the log was before, as far as anybody was told.
+	Checkpoint audit.Checkpoint
+}
+
+// Lost is how many entries of the checkpoint are not in the log.
+func (f Fork) Lost() int64 { return max(0, f.Checkpoint.Size-f.Index) }
+
+// maxForkReason bounds the reason of a fork, in bytes.
+const maxForkReason = 1024
+
+// ForkLog begins a new origin of the log with an entry that explains what became of the checkpoint that was published
+// last, or without one, of the log's own last one. Indices go on, and so do writes. Without force a log is not forked
+// that nothing contradicts.
+func (c *Core) ForkLog(ctx context.Context, caller domain.Caller, reason string, force bool) (fork Fork, err error) {
+	reason = strings.TrimSpace(reason)
+	if reason == "" || len(reason) > maxForkReason {
+		return fork, domain.Errorf(domain.CodeInvalid, "a reason is required, at most %d bytes", maxForkReason)
+	}
+	origin, err := newOrigin()
+	if err != nil {
+		return fork, err
+	}
+	if err := c.install(ctx); err != nil {
+		return fork, err
+	}
+	var own audit.Checkpoint
+	err = c.read(ctx, func(r *meta.Reader) error {
+		own, err = checkpoint(r)
+		return err
+	})
+	if err != nil {
+		return fork, err
+	}
+	err = c.writeAlways(ctx, caller, meta.Scope{LogExclusive: true}, func(ch *change) error {
+		i, err := ch.Installation()
+		if err != nil {
+			return err
+		}
+		if i.ReadOnly == "" && !force {
+			return domain.Errorf(domain.CodeConflict, "nothing contradicts the audit log, so there is nothing to explain")
+		}
+		note := i.PublishedCheckpoint
+		fork = Fork{Origin: origin, PreviousOrigin: i.LogOrigin, Checkpoint: own}
+		if note == "" {
+			note = own.Text()
+		} else if fork.Checkpoint, err = audit.ParseCheckpoint(note); err != nil {
+			return err
+		}
+		if fork.Index, err = ch.NextLogIndex(); err != nil {
+			return err
+		}
+		ch.origin = origin
+		ch.logFork(fork, note, reason)
+		return ch.Tx.ForkLog(origin, fork.Index, note)
+	})
+	if err == nil {
+		c.logger.Warn("the audit log has a new origin", "origin", fork.Origin, "previous", fork.PreviousOrigin, "index", fork.Index, "lost", fork.Lost(), "reason", reason)
+	}
+	return fork, err
+}
+
+func (ch *change) logFork(f Fork, note, reason string) {
+	metadata := audit.Metadata{"previous_origin": f.PreviousOrigin, "checkpoint": note, "reason": reason}
+	if f.Lost() > 0 {
+		metadata["lost_from"], metadata["lost_to"] = f.Index, f.Checkpoint.Size-1
+	}
+	ch.log(audit.KindForkLog, subject{}, metadata)
+}
+
+// checkpoint is that of all entries that have an index.
+func checkpoint(r *meta.Reader) (c audit.Checkpoint, err error) {
+	i, err := r.Installation()
+	if err != nil {
+		return c, err
+	}
+	c.Origin = i.LogOrigin
+	if c.Size, err = r.LogSize(); err == nil {
+		c.Root, err = rootAt(r, c.Size)
+	}
+	return c, err
+}
