@@ -82,6 +82,7 @@ func newGuarded() *guarded {
 const (
 	nobody     = ""
 	onlyAdmin  = "admin"
+	auditors   = "admin operator"
 	orgAdmins  = "admin org-admin"
 	repoAdmins = orgAdmins + " repo-admin team-a+repo-admin team-a+admin"
 	writers    = repoAdmins + " writer team-a+writer"
@@ -131,6 +132,12 @@ var allowed = map[string][]string{
 	"GET /api/v1/organization/{organization}/aggregatelogs": {orgAdmins},
 	"GET /api/v1/repository/{repository}/aggregatelogs":     {orgAdmins},
 	"GET /api/v1/superuser/aggregatelogs":                   {onlyAdmin},
+
+	"GET /api/v1/superuser/audit/checkpoint":        {auditors},
+	"GET /api/v1/superuser/audit/keys":              {auditors},
+	"GET /api/v1/superuser/audit/entries/{index}":   {auditors},
+	"GET /api/v1/superuser/audit/proof/inclusion":   {auditors},
+	"GET /api/v1/superuser/audit/proof/consistency": {auditors},
 
 	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
 	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},
