@@ -134,4 +134,6 @@ func signers(keys, signed []byte) []byte {
 	return found
 }
 
-func sameDay(a, b time.Time) bool { return a.UTC().Format(time.DateOnly) == b.UTC().Format(time.DateOnly) }
+func sameDay(a, b time.Time) bool {
+	return a.UTC().Format(time.DateOnly) == b.UTC().Format(time.DateOnly)
+}

@@ -56,8 +56,8 @@ func inconsistent(reason, format string, args ...any) error {
 // of --audit-public-key-file, else those that have signed what was published last, else, at the very first, the
 // registry's own.
 func (p *Publisher) trusted(ctx context.Context, last *publication) (known note.Verifiers, candidates []byte, err error) {
-	if p.KeyFile != "" {
-		if candidates, err = os.ReadFile(p.KeyFile); err != nil {
+	if p.Options.KeyFile != "" {
+		if candidates, err = os.ReadFile(p.Options.KeyFile); err != nil {
 			return nil, nil, fmt.Errorf("--audit-public-key-file: %w", err)
 		}
 		known, err = audit.ParsePublicKeys(candidates)

@@ -36,6 +36,17 @@ const (
 	unprovenAfter = 10 * time.Minute
 )
 
+// CheckpointOptions say how checkpoints of the audit log are published.
+type CheckpointOptions struct {
+	// Interval is how often a checkpoint is published at most; 0 for never.
+	Interval time.Duration
+	// KeyFile holds the public keys that checkpoints must be signed with, one a line. Without it the first ones are trusted,
+	// and from then on those that sign together with a trusted one.
+	KeyFile string
+	// Now is the clock, time.Now by default.
+	Now func() time.Time
+}
+
 // Publisher keeps the registry honest. It asks for checkpoints of the audit log, has the registry prove that each begins
 // with all that the one before stood for, and publishes them as ConfigMaps, out of the registry's reach. What contradicts
 // them is never published: it becomes a condition of every policy, an Event and a metric, and the registry is told.
@@ -51,13 +62,7 @@ type Publisher struct {
 	Namespace string
 	Workload  corev1.ObjectReference
 	Instance  string
-	// KeyFile holds the public keys that checkpoints must be signed with. Without it the first ones are trusted, and from
-	// then on those that sign together with a trusted one.
-	KeyFile string
-	// Interval is how often a checkpoint is published at most.
-	Interval time.Duration
-	// Now is the clock.
-	Now func() time.Time
+	Options   CheckpointOptions
 	// VerdictChanged is told when the condition of the policies has changed.
 	VerdictChanged func(context.Context) error
 
@@ -78,7 +83,7 @@ var (
 	_ manager.LeaderElectionRunnable = &Publisher{}
 )
 
-// +kubebuilder:rbac:groups="",resources=configmaps,verbs=create;delete;get;list,namespace=tidelock-system
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=create;delete;list,namespace=tidelock-system
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (p *Publisher) NeedLeaderElection() bool { return true }
@@ -102,7 +107,7 @@ func (p *Publisher) Start(ctx context.Context) error {
 		}
 		if err != nil {
 			logger.Info("the audit log could not be looked at; trying again", "cause", err.Error(), "after", pause.String())
-			wait, pause = jitter(pause), min(2*pause, p.Interval)
+			wait, pause = jitter(pause), min(2*pause, p.Options.Interval)
 		} else {
 			pause = shortestPause
 		}
@@ -174,18 +179,18 @@ func (p *Publisher) round(ctx context.Context) (time.Duration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.proven.IsZero() {
-		p.proven = p.Now()
+		p.proven = p.Options.Now()
 	}
 	wait, err := p.look(ctx)
 	var found *inconsistency
 	switch {
 	case err == nil:
-		p.proven = p.Now()
+		p.proven = p.Options.Now()
 		err = p.decide(ctx, logConsistent)
 	case errors.As(err, &found):
-		p.proven = p.Now()
-		wait, err = p.Interval, p.decide(ctx, verdict{metav1.ConditionFalse, found.reason, found.message})
-	case p.Now().Sub(p.proven) > unprovenAfter:
+		p.proven = p.Options.Now()
+		wait, err = p.Options.Interval, p.decide(ctx, verdict{metav1.ConditionFalse, found.reason, found.message})
+	case p.Options.Now().Sub(p.proven) > unprovenAfter:
 		err = errors.Join(err, p.decide(ctx, logUnproven))
 	}
 	return wait, err
@@ -202,16 +207,16 @@ func (p *Publisher) look(ctx context.Context) (wait time.Duration, err error) {
 		return 0, err
 	}
 	if last != nil && last.Checkpoint == next.Checkpoint {
-		return p.Interval, nil
+		return p.Options.Interval, nil
 	}
-	next.at = p.Now()
+	next.at = p.Options.Now()
 	if last != nil {
 		// A clock that was ahead must not stop everything.
-		if wait := min(p.Interval, last.at.Add(p.Interval).Sub(next.at)); wait > 0 {
+		if wait := min(p.Options.Interval, last.at.Add(p.Options.Interval).Sub(next.at)); wait > 0 {
 			return wait, nil
 		}
 	}
-	return p.Interval, p.publish(ctx, next)
+	return p.Options.Interval, p.publish(ctx, next)
 }
 
 // publish stores a checkpoint that follows from all that were published, and tells the registry.
@@ -307,7 +312,7 @@ func (p *Publisher) tell(ctx context.Context, v verdict) error {
 	name := sha256.Sum256([]byte(EventAuditLogInconsistent + "\x00" + about))
 	_, err := p.Events.Events(p.Namespace).Create(ctx, &eventsv1.Event{
 		ObjectMeta:          metav1.ObjectMeta{Namespace: p.Namespace, Name: "tidelock-" + hex.EncodeToString(name[:20])},
-		EventTime:           metav1.NewMicroTime(p.Now()),
+		EventTime:           metav1.NewMicroTime(p.Options.Now()),
 		ReportingController: EventController,
 		ReportingInstance:   registryv1alpha1.Shorten(p.Instance, maxInstance),
 		Regarding:           p.Workload,

@@ -25,7 +25,9 @@ const startTimeout = 2 * time.Minute
 const operatorUser = "system:serviceaccount:tidelock-system:tidelock"
 
 // operatorKubeconfig is the file with which the operator comes to the local control plane.
-func operatorKubeconfig(s settings) string { return filepath.Join(s.dir, "kubernetes", "operator.kubeconfig") }
+func operatorKubeconfig(s settings) string {
+	return filepath.Join(s.dir, "kubernetes", "operator.kubeconfig")
+}
 
 // startControlPlane starts etcd and kube-apiserver, waits until they are ready and writes kubeconfigs, for an
 // administrator and for the operator. It is a control plane without controllers: objects can be stored and watched, but Pods do not run, and

@@ -44,13 +44,19 @@ func (c *Core) tampered(ctx context.Context, err error) error {
 
 // Checkpoint says what the log is now, everything committed before the call included.
 func (c *Core) Checkpoint(ctx context.Context) (checkpoint audit.Checkpoint, err error) {
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
+	if err := c.install(ctx); err != nil {
 		return checkpoint, err
 	}
-	err = c.evidence(ctx, func(_ *meta.Reader, tree *audit.Tree) error {
+	err = c.evidence(ctx, func(r *meta.Reader, tree *audit.Tree) error {
+		i, err := r.Installation()
+		if err != nil {
+			return err
+		}
+		if i.OriginIndex > 0 && tree.Size() <= i.OriginIndex {
+			return domain.Errorf(domain.CodeUnavailable, "the audit log is being forked; try again")
+		}
 		root, err := tree.Root(tree.Size())
-		checkpoint = audit.Checkpoint{Origin: origin, Size: tree.Size(), Root: root}
+		checkpoint = audit.Checkpoint{Origin: i.LogOrigin, Size: tree.Size(), Root: root}
 		return err
 	})
 	return checkpoint, err

@@ -1,10 +1,10 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -54,20 +54,18 @@ func (c *Core) Published(ctx context.Context, caller domain.Caller, cluster, not
 	if err != nil {
 		return status, domain.Errorf(domain.CodeInvalid, "checkpoint: %s", err)
 	}
-	if err := c.install(ctx); err != nil {
+	before, err := c.installation(ctx)
+	if err != nil {
 		return status, err
 	}
-	if err := c.syncLog(ctx); err != nil {
-		return status, err
-	}
-	var before meta.Installation
 	var why string
-	err = c.read(ctx, func(r *meta.Reader) error {
-		if before, err = r.Installation(); err == nil {
-			why, err = contradiction(r, before, checkpoint)
-		}
+	err = c.evidence(ctx, func(_ *meta.Reader, tree *audit.Tree) error {
+		why, err = contradiction(before, tree, checkpoint)
 		return err
 	})
+	if domain.CodeOf(err) == domain.CodeLogInconsistent {
+		why, err = notThose(checkpoint), nil
+	}
 	if err != nil {
 		return status, err
 	}
@@ -101,28 +99,25 @@ func (c *Core) Published(ctx context.Context, caller domain.Caller, cluster, not
 }
 
 // contradiction says what of a published checkpoint the log cannot account for, or nothing.
-func contradiction(r *meta.Reader, i meta.Installation, published audit.Checkpoint) (string, error) {
+func contradiction(i meta.Installation, tree *audit.Tree, published audit.Checkpoint) (string, error) {
 	if published.Origin != i.LogOrigin {
 		if explained, err := audit.ParseCheckpoint(i.ForkedFrom); err == nil && explained == published {
 			return "", nil
 		}
 		return fmt.Sprintf("a checkpoint of %d entries was published for the audit log %s, but the registry has another log and no entry that explains it", published.Size, published.Origin), nil
 	}
-	size, err := r.LogSize()
-	if err != nil {
-		return "", err
-	}
-	if size < published.Size {
+	if tree.Size() < published.Size {
 		return fmt.Sprintf("a checkpoint of %d entries of its audit log was published, but the log has fewer", published.Size), nil
 	}
-	root, err := rootAt(r, published.Size)
-	if err != nil && !errors.Is(err, audit.ErrTampered) {
-		return "", err
+	root, err := tree.Root(published.Size)
+	if err == nil && root != published.Root {
+		return notThose(published), nil
 	}
-	if err != nil || root != published.Root {
-		return fmt.Sprintf("the first %d entries of its audit log are not those of the checkpoint that was published", published.Size), nil
-	}
-	return "", nil
+	return "", err
+}
+
+func notThose(published audit.Checkpoint) string {
+	return fmt.Sprintf("the first %d entries of its audit log are not those of the checkpoint that was published", published.Size)
 }
 
 // Fork is a new origin of the log.
@@ -152,16 +147,15 @@ func (c *Core) ForkLog(ctx context.Context, caller domain.Caller, reason string,
 	if err != nil {
 		return fork, err
 	}
-	if err := c.install(ctx); err != nil {
-		return fork, err
-	}
-	var own audit.Checkpoint
-	err = c.read(ctx, func(r *meta.Reader) error {
-		own, err = checkpoint(r)
-		return err
-	})
+	known, err := c.installation(ctx)
 	if err != nil {
 		return fork, err
+	}
+	own := known.PublishedCheckpoint
+	if own == "" {
+		if own, err = c.indexed(ctx, known.LogOrigin); err != nil {
+			return fork, err
+		}
 	}
 	err = c.writeAlways(ctx, caller, meta.Scope{LogExclusive: true}, func(ch *change) error {
 		i, err := ch.Installation()
@@ -171,11 +165,9 @@ func (c *Core) ForkLog(ctx context.Context, caller domain.Caller, reason string,
 		if i.ReadOnly == "" && !force {
 			return domain.Errorf(domain.CodeConflict, "nothing contradicts the audit log, so there is nothing to explain")
 		}
-		note := i.PublishedCheckpoint
-		fork = Fork{Origin: origin, PreviousOrigin: i.LogOrigin, Checkpoint: own}
-		if note == "" {
-			note = own.Text()
-		} else if fork.Checkpoint, err = audit.ParseCheckpoint(note); err != nil {
+		note := cmp.Or(i.PublishedCheckpoint, own)
+		fork = Fork{Origin: origin, PreviousOrigin: i.LogOrigin}
+		if fork.Checkpoint, err = audit.ParseCheckpoint(note); err != nil {
 			return err
 		}
 		if fork.Index, err = ch.NextLogIndex(); err != nil {
@@ -199,15 +191,12 @@ func (ch *change) logFork(f Fork, note, reason string) {
 	ch.log(audit.KindForkLog, subject{}, metadata)
 }
 
-// checkpoint is that of all entries that have an index.
-func checkpoint(r *meta.Reader) (c audit.Checkpoint, err error) {
-	i, err := r.Installation()
-	if err != nil {
-		return c, err
-	}
-	c.Origin = i.LogOrigin
-	if c.Size, err = r.LogSize(); err == nil {
-		c.Root, err = rootAt(r, c.Size)
-	}
-	return c, err
+// indexed is the checkpoint, without signatures, of all entries that have an index.
+func (c *Core) indexed(ctx context.Context, origin string) (text string, err error) {
+	err = c.readTree(ctx, func(_ *meta.Reader, tree *audit.Tree) error {
+		root, err := tree.Root(tree.Size())
+		text = audit.Checkpoint{Origin: origin, Size: tree.Size(), Root: root}.Text()
+		return err
+	})
+	return text, err
 }

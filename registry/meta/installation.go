@@ -96,10 +96,10 @@ func (tx *Tx) NextLogIndex() (int64, error) {
 		// One statement: the sequencer is not kept away.
 		return tx.number(`SELECT COALESCE(MAX(idx), -1) + 1 + (SELECT COUNT(*) FROM audit_entries WHERE idx IS NULL) FROM audit_entries WHERE idx IS NOT NULL`)
 	}
-	last, index, err := tx.lastIndexed()
+	state, err := tx.logState()
 	if err != nil {
 		return 0, err
 	}
-	pending, err := tx.number(`SELECT COUNT(*) FROM audit_entries WHERE id > $1`, last)
-	return index + 1 + pending, err
+	pending, err := tx.number(`SELECT COUNT(*) FROM audit_entries WHERE id > $1`, state.lastID)
+	return state.lastIndex + 1 + pending, err
 }
