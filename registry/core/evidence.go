@@ -48,15 +48,11 @@ func (c *Core) Checkpoint(ctx context.Context) (checkpoint audit.Checkpoint, err
 		return checkpoint, err
 	}
 	err = c.evidence(ctx, func(r *meta.Reader, tree *audit.Tree) error {
-		i, err := r.Installation()
-		if err != nil {
+		checkpoint.Size = tree.Size()
+		if checkpoint.Origin, err = originAt(r, checkpoint.Size); err != nil {
 			return err
 		}
-		if i.OriginIndex > 0 && tree.Size() <= i.OriginIndex {
-			return domain.Errorf(domain.CodeUnavailable, "the audit log is being forked; try again")
-		}
-		root, err := tree.Root(tree.Size())
-		checkpoint = audit.Checkpoint{Origin: i.LogOrigin, Size: tree.Size(), Root: root}
+		checkpoint.Root, err = tree.Root(checkpoint.Size)
 		return err
 	})
 	return checkpoint, err

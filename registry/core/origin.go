@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -20,6 +21,23 @@ func newOrigin() (string, error) {
 		return "", domain.Unavailable(err)
 	}
 	return "tidelock/" + hex.EncodeToString(random[:]), nil
+}
+
+// originAt is the origin under which the log came to a size: that of the last entry of this size.
+func originAt(r *meta.Reader, size int64) (string, error) {
+	i, err := r.Installation()
+	if err != nil || size == 0 || size > i.OriginIndex {
+		return i.LogOrigin, err
+	}
+	rows, err := r.Log(audit.Query{After: size - 2, Before: size, Limit: 1})
+	if err != nil || len(rows) == 0 {
+		return i.LogOrigin, err // pruned: nothing tells another
+	}
+	var leaf struct{ Origin string }
+	if err := json.Unmarshal(rows[0].Leaf, &leaf); err != nil {
+		return "", fmt.Errorf("%w: entry %d: %w", audit.ErrTampered, rows[0].Index, err)
+	}
+	return leaf.Origin, nil
 }
 
 // LogStatus says which log the registry writes.

@@ -138,6 +138,7 @@ var allowed = map[string][]string{
 	"GET /api/v1/superuser/audit/entries/{index}":   {auditors},
 	"GET /api/v1/superuser/audit/proof/inclusion":   {auditors},
 	"GET /api/v1/superuser/audit/proof/consistency": {auditors},
+	"GET /api/v1/superuser/audit/export":            {auditors},
 
 	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
 	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},

@@ -64,6 +64,7 @@ var routes = []route{
 	{method: get, path: "/api/v1/superuser/audit/entries/{index}", permission: auth.LogsProve, handle: (*API).getEvidence},
 	{method: get, path: "/api/v1/superuser/audit/proof/inclusion", permission: auth.LogsProve, query: []string{"index", "size"}, handle: (*API).proveInclusion},
 	{method: get, path: "/api/v1/superuser/audit/proof/consistency", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).proveConsistency},
+	{method: get, path: "/api/v1/superuser/audit/export", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).exportEvidence},
 
 	{method: get, path: "/api/v1/organization/{organization}/robots", permission: auth.RobotManage, query: []string{"permissions", "token", "limit"}, handle: (*API).listRobots},
 	{method: get, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).getRobot},
