@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -55,6 +56,8 @@ type ImmutabilityPolicyReconciler struct {
 	Cluster string
 	Sync    *Synchronizer
 	Ledger  *EventLedger
+	// Evidence writes what is known of the audit log into the conditions of a policy of the given generation.
+	Evidence func(conditions *[]metav1.Condition, generation int64)
 
 	wakeups wakeups
 	visits  visits
@@ -132,6 +135,9 @@ func (r *ImmutabilityPolicyReconciler) Reconcile(ctx context.Context, request re
 		err = r.reconcileDelete(ctx, policy)
 	}
 	result, err = r.finish(ctx, policy, err)
+	if policy.Status.ObservedGeneration == policy.Generation {
+		r.Evidence(&policy.Status.Conditions, policy.Generation)
+	}
 	return r.patchStatus(ctx, before, policy, result, err)
 }
 

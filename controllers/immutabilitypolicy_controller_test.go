@@ -42,6 +42,7 @@ var _ = Describe("The reconciler", func() {
 		reconciler = &ImmutabilityPolicyReconciler{
 			Client: cluster, Uncached: cluster, Registry: registry, Cluster: "cluster",
 			Sync: NewSynchronizer(cluster, registry, "cluster"), Ledger: &EventLedger{Registry: registry},
+			Evidence: new(Publisher).SetCondition,
 		}
 	})
 

@@ -22,6 +22,18 @@ var (
 		Name: "tidelock_events_backlog_entries",
 		Help: "Entries of the registry's audit log that were not looked at yet.",
 	})
+	auditLogConsistent = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tidelock_audit_log_consistent",
+		Help: "1 if the registry's audit log holds all that was published of it, 0 if it does not; -1 while this process does not know, for instance since another one leads.",
+	})
+	publishedSize = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tidelock_audit_published_entries",
+		Help: "Entries of the registry's audit log that the last published checkpoint stands for.",
+	})
+	publishedTime = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tidelock_audit_published_timestamp_seconds",
+		Help: "When the last checkpoint of the registry's audit log was published, in seconds since 1970.",
+	})
 	policyEvents = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "tidelock_immutabilitypolicy_events",
 		Help: "Entries of the registry's audit log about a policy's tags, by whether they have become Kubernetes Events.",
@@ -29,7 +41,8 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(eventsEmitted, eventsDeadLettered, eventsBacklog, policyEvents)
+	metrics.Registry.MustRegister(eventsEmitted, eventsDeadLettered, eventsBacklog, auditLogConsistent, publishedSize, publishedTime, policyEvents)
+	auditLogConsistent.Set(-1)
 }
 
 // observeBacklog records how far the projector is behind the log.

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,7 @@ type Registry interface {
 	SyncRegistry
 	LogRegistry
 	LedgerRegistry
+	CheckpointRegistry
 }
 
 // Options say how the controllers run.
@@ -26,6 +28,8 @@ type Options struct {
 	Instance  string
 	// EventPace is DefaultEventPace if it is zero.
 	EventPace EventPace
+	// Checkpoints are those of the registry's audit log.
+	Checkpoints CheckpointOptions
 }
 
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=tidelock-system
@@ -45,18 +49,28 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if options.EventPace == (EventPace{}) {
 		options.EventPace = DefaultEventPace
 	}
+	if options.Checkpoints.Now == nil {
+		options.Checkpoints.Now = time.Now
+	}
 	uid := string(cluster.UID)
 	synchronizer := NewSynchronizer(mgr.GetClient(), options.Registry, uid)
 	ledger := &EventLedger{Registry: options.Registry}
 	policies := &ImmutabilityPolicyReconciler{
 		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Ledger: ledger,
 	}
+	publisher := &Publisher{
+		Registry: options.Registry, Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: events,
+		Cluster: uid, Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance,
+		Options: options.Checkpoints, VerdictChanged: policies.PutAll, wake: make(chan struct{}, 1),
+	}
+	policies.Evidence = publisher.SetCondition
 	projector := &Projector{
 		Registry: options.Registry, Events: events, Ledger: ledger,
 		Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance, Pace: options.EventPace,
 		CountsChanged: policies.CountsChanged,
 		Recovered: func(ctx context.Context) error {
 			synchronizer.Restart()
+			publisher.Wake()
 			return policies.PutAll(ctx)
 		},
 	}
@@ -68,6 +82,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	if err := mgr.Add(projector); err != nil {
 		return fmt.Errorf("setting up the projector of Events: %w", err)
+	}
+	if options.Checkpoints.Interval == 0 {
+		return nil
+	}
+	synchronizer.Before = publisher.Bring
+	if err := mgr.Add(publisher); err != nil {
+		return fmt.Errorf("setting up the publisher of checkpoints: %w", err)
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type Synchronizer struct {
 	Registry SyncRegistry
 	// Cluster is the UID of the namespace kube-system.
 	Cluster string
+	// Before is called before each report, which may open the registry for writes; an error holds the report back.
+	Before func(context.Context) error
 
 	// putting keeps puts and reports apart: an object that is put while the list of objects is on its way would be
 	// missing in it, and taken for gone.
@@ -55,7 +57,8 @@ const (
 
 // NewSynchronizer makes a synchronizer for the cluster.
 func NewSynchronizer(reader client.Reader, registry SyncRegistry, cluster string) *Synchronizer {
-	return &Synchronizer{Reader: reader, Registry: registry, Cluster: cluster, epoch: 1, settled: map[types.UID]int64{}, wake: make(chan struct{}, 1)}
+	before := func(context.Context) error { return nil }
+	return &Synchronizer{Reader: reader, Registry: registry, Cluster: cluster, Before: before, epoch: 1, settled: map[types.UID]int64{}, wake: make(chan struct{}, 1)}
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
@@ -167,7 +170,11 @@ func (s *Synchronizer) report(ctx context.Context, reported int64) (int64, error
 	if epoch != reported && !complete {
 		return reported, nil
 	}
-	if err := s.Registry.Synced(ctx, s.Cluster, present); err != nil {
+	err := s.Before(ctx)
+	if err == nil {
+		err = s.Registry.Synced(ctx, s.Cluster, present)
+	}
+	if err != nil {
 		s.Gone() // the report is still due
 		return reported, err
 	}

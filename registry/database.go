@@ -89,22 +89,37 @@ func (c *Config) withDatabase(ctx context.Context, open func() (meta.Store, erro
 	return fn(store)
 }
 
-// AdoptCluster hands a registry over to another Kubernetes cluster, named by the UID of its namespace kube-system. An
-// embedded database must not be in use; replicas over another notice within a second.
-func AdoptCluster(ctx context.Context, cfg Config, cluster string) (err error) {
-	if err := cfg.validateDatabase(); err != nil {
+// withCore runs a command on the registry's data. An embedded database must not be in use.
+func (c *Config) withCore(ctx context.Context, fn func(*core.Core) error) (err error) {
+	if err := c.validateDatabase(); err != nil {
 		return err
 	}
-	if cfg.embedded() {
-		directory, err := cfg.lockDirectory()
-		if err != nil {
-			return err
+	if c.embedded() {
+		directory, failed := c.lockDirectory()
+		if failed != nil {
+			return failed
 		}
 		defer func() { err = errors.Join(err, directory.Release()) }()
 	}
-	return cfg.withDatabase(ctx, func() (meta.Store, error) { return cfg.openDatabase(ctx, cfg.Logger) }, func(store meta.Store) error {
-		return core.New(store, core.Options{Logger: cfg.Logger}).AdoptCluster(ctx, domain.System, cluster)
+	return c.withDatabase(ctx, func() (meta.Store, error) { return c.openDatabase(ctx, c.Logger) }, func(store meta.Store) error {
+		return fn(core.New(store, core.Options{Logger: c.Logger}))
 	})
+}
+
+// AdoptCluster hands a registry over to another Kubernetes cluster, named by the UID of its namespace kube-system. An
+// embedded database must not be in use; replicas over another notice within a second.
+func AdoptCluster(ctx context.Context, cfg Config, cluster string) error {
+	return cfg.withCore(ctx, func(c *core.Core) error { return c.AdoptCluster(ctx, domain.System, cluster) })
+}
+
+// ForkLog begins a new origin of the audit log, as core.ForkLog does. An embedded database must not be in use; replicas
+// over another write under the new origin at once.
+func ForkLog(ctx context.Context, cfg Config, reason string, force bool) (fork core.Fork, err error) {
+	err = cfg.withCore(ctx, func(c *core.Core) error {
+		fork, err = c.ForkLog(ctx, domain.System, reason, force)
+		return err
+	})
+	return fork, err
 }
 
 func installation(ctx context.Context, store meta.Store) (i meta.Installation, err error) {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/tidelock/tidelock/registry/blob/fs"
+	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
@@ -51,6 +53,27 @@ func newMetrics() *metrics {
 	m.gatherer.MustRegister(m.inFlight, m.requests, m.duration, m.received, m.sent, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// logMetrics are the numbers of the audit log.
+func logMetrics(c *core.Core) []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tidelock_registry_read_only",
+			Help: "1 while all writes are refused because the audit log contradicts what was published of it, else 0; -1 if it is not known.",
+		}, func() float64 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			status, err := c.LogStatus(ctx)
+			switch {
+			case err != nil:
+				return -1
+			case status.ReadOnly != "":
+				return 1
+			}
+			return 0
+		}),
+	}
 }
 
 // diskMetrics are the numbers of the disk that a data directory is on.

@@ -98,7 +98,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		SharedUploads: cfg.BlobStore != "",
 		Collection:    cfg.GC.collection(), Room: r.room, AuditKeys: keys,
 	})
-	installation, err := r.core.LogOrigin(context.Background())
+	installation, err := r.core.Name(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +118,7 @@ func New(cfg Config) (_ *Registry, err error) {
 	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Logger: r.logger, Draining: r.draining})
 	metrics := newMetrics()
 	metrics.gatherer.MustRegister(r.core.Metrics()...)
+	metrics.gatherer.MustRegister(logMetrics(r.core)...)
 	if r.directory != nil {
 		metrics.gatherer.MustRegister(diskMetrics(r.directory)...)
 	}

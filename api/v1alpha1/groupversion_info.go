@@ -52,6 +52,9 @@ const (
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True when nothing will change until somebody acts; the message says how.
 	ConditionStalled = "Stalled"
+	// ConditionAuditLogConsistent says whether the registry's audit log, the evidence of every policy, still holds all that
+	// was published of it. It is the same for all policies, and there as soon as the operator knows.
+	ConditionAuditLogConsistent = "AuditLogConsistent"
 )
 
 // Reasons of conditions.
@@ -74,4 +77,22 @@ const (
 	ReasonOtherCluster = "OtherCluster"
 	// ReasonRefused (Ready=False, Stalled=True): the registry refused the object for the reason that the message gives.
 	ReasonRefused = "Refused"
+
+	// ReasonLogConsistent (AuditLogConsistent=True): the log begins with all that was published of it.
+	ReasonLogConsistent = "LogConsistent"
+	// ReasonLogUnproven (AuditLogConsistent=Unknown): the registry has not proven its log for ten minutes.
+	ReasonLogUnproven = "LogUnproven"
+	// ReasonLogRegressed (AuditLogConsistent=False): the log has fewer entries than were published.
+	ReasonLogRegressed = "LogRegressed"
+	// ReasonLogChanged (AuditLogConsistent=False): entries that were published are gone, or others than they were.
+	ReasonLogChanged = "LogChanged"
+	// ReasonOriginUnexplained (AuditLogConsistent=False): the registry has another log, and no entry in it explains what
+	// became of the one that was published.
+	ReasonOriginUnexplained = "OriginUnexplained"
+	// ReasonSignatureInvalid (AuditLogConsistent=False): no known key has signed the log's checkpoint.
+	ReasonSignatureInvalid = "SignatureInvalid"
+	// ReasonPublishedInvalid (AuditLogConsistent=False): a published checkpoint is not one that the operator has made.
+	ReasonPublishedInvalid = "PublishedInvalid"
+	// ReasonRegistryReadOnly (AuditLogConsistent=False): the registry has found its log to contradict what was published.
+	ReasonRegistryReadOnly = "RegistryReadOnly"
 )

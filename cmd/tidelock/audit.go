@@ -18,7 +18,8 @@ func newAuditCommand() *cobra.Command {
 		Short: "Read, export and verify the audit log of a registry",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newAuditKeygenCommand(), newAuditPubkeyCommand(), newAuditExportCommand(), newAuditVerifyCommand(), newAuditTailCommand())
+	cmd.AddCommand(newAuditKeygenCommand(), newAuditPubkeyCommand(), newAuditExportCommand(), newAuditVerifyCommand(), newAuditTailCommand(),
+		newAuditForkCommand())
 	return cmd
 }
 

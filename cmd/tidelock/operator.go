@@ -59,6 +59,7 @@ type operatorOptions struct {
 	webhookHost    string
 	webhookPort    int
 	events         controllers.EventPace
+	checkpoints    controllers.CheckpointOptions
 }
 
 func newOperatorCommand() *cobra.Command {
@@ -94,6 +95,8 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 	flags.IntVar(&o.events.Burst, "events-burst", o.events.Burst, "how many Events may be created at --events-burst-rate before --events-rate applies")
 	flags.Float64Var(&o.events.BurstRate, "events-burst-rate", o.events.BurstRate, "Events a second at most")
 	flags.Float64Var(&o.events.Rate, "events-rate", o.events.Rate, "Events a second in the long run")
+	flags.DurationVar(&o.checkpoints.Interval, "audit-publish-interval", controllers.DefaultCheckpointInterval, "how often a checkpoint of the audit log is published as a ConfigMap at most; 0 for never")
+	flags.StringVar(&o.checkpoints.KeyFile, "audit-public-key-file", "", "file with the public keys that checkpoints of the audit log must be signed with, one a line; without it the first ones are trusted")
 	return cmd
 }
 
@@ -107,6 +110,8 @@ func (o *operatorOptions) validate() error {
 		return errors.New("--registry-url needs --operator-token-file, the same that the registry reads")
 	case o.events.Burst < 1 || o.events.BurstRate <= 0 || o.events.Rate <= 0:
 		return errors.New("--events-burst, --events-burst-rate and --events-rate must be above 0")
+	case o.checkpoints.Interval < 0:
+		return errors.New("--audit-publish-interval must not be below 0")
 	case strings.Count(o.workload, "/") != 1:
 		return fmt.Errorf("--workload %q is not kind/name", o.workload)
 	}
@@ -264,7 +269,7 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 		Namespace: o.namespace,
 		Workload:  corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: o.namespace, Name: name},
 		Instance:  cmp.Or(o.podName, "tidelock"),
-		EventPace: o.events,
+		EventPace: o.events, Checkpoints: o.checkpoints,
 	})
 	if err != nil {
 		return nil, err

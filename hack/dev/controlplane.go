@@ -21,8 +21,16 @@ import (
 // startTimeout is how long each part may take to be ready, on a slow machine.
 const startTimeout = 2 * time.Minute
 
-// startControlPlane starts etcd and kube-apiserver, waits until they are ready and writes a kubeconfig for an
-// administrator. It is a control plane without controllers: objects can be stored and watched, but Pods do not run, and
+// operatorUser is the ServiceAccount of config/rbac: the admission policies there know the operator by its name.
+const operatorUser = "system:serviceaccount:tidelock-system:tidelock"
+
+// operatorKubeconfig is the file with which the operator comes to the local control plane.
+func operatorKubeconfig(s settings) string {
+	return filepath.Join(s.dir, "kubernetes", "operator.kubeconfig")
+}
+
+// startControlPlane starts etcd and kube-apiserver, waits until they are ready and writes kubeconfigs, for an
+// administrator and for the operator. It is a control plane without controllers: objects can be stored and watched, but Pods do not run, and
 // a Namespace that is deleted never goes.
 func startControlPlane(ctx context.Context, s settings, p *processes) (kubeconfig string, err error) {
 	assets := filepath.Join(s.bin, "k8s", "current")
@@ -58,8 +66,10 @@ func startControlPlane(ctx context.Context, s settings, p *processes) (kubeconfi
 	if err := ensureKey(key); err != nil {
 		return "", err
 	}
-	token, tokens := rand.Text(), filepath.Join(dir, "tokens.csv")
-	if err := os.WriteFile(tokens, []byte(token+",admin,admin,system:masters\n"), 0o600); err != nil {
+	token, operatorToken, tokens := rand.Text(), rand.Text(), filepath.Join(dir, "tokens.csv")
+	users := token + ",admin,admin,system:masters\n" +
+		operatorToken + "," + operatorUser + ",operator,\"system:serviceaccounts,system:serviceaccounts:tidelock-system\"\n"
+	if err := os.WriteFile(tokens, []byte(users), 0o600); err != nil {
 		return "", err
 	}
 	err = p.start("kube-apiserver", filepath.Join(assets, "kube-apiserver"),
@@ -87,24 +97,26 @@ func startControlPlane(ctx context.Context, s settings, p *processes) (kubeconfi
 		return "", fmt.Errorf("kube-apiserver: %w", err)
 	}
 	kubeconfig = filepath.Join(s.dir, "kubeconfig")
-	content := fmt.Sprintf(kubeconfigFormat, address, base64.StdEncoding.EncodeToString(ca), token)
-	return kubeconfig, os.WriteFile(kubeconfig, []byte(content), 0o600)
+	write := func(path, user, token string) error {
+		return os.WriteFile(path, fmt.Appendf(nil, kubeconfigFormat, user, address, base64.StdEncoding.EncodeToString(ca), user, token), 0o600)
+	}
+	return kubeconfig, errors.Join(write(kubeconfig, "admin", token), write(operatorKubeconfig(s), "operator", operatorToken))
 }
 
-// kubeconfigFormat takes the API server's address, its CA in base64 and the token.
+// kubeconfigFormat takes a user, the API server's address, its CA in base64, the user and the token.
 const kubeconfigFormat = `apiVersion: v1
 kind: Config
 current-context: tidelock-dev
 contexts:
 - name: tidelock-dev
-  context: {cluster: tidelock-dev, user: admin, namespace: team-a}
+  context: {cluster: tidelock-dev, user: %s, namespace: team-a}
 clusters:
 - name: tidelock-dev
   cluster:
     server: https://%s
     certificate-authority-data: %s
 users:
-- name: admin
+- name: %s
   user:
     token: %s
 `

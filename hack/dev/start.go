@@ -52,7 +52,7 @@ func start(ctx context.Context, s settings, p *processes) error {
 	}
 	err = step("operator and registry", func() error {
 		return startOperator(ctx, s, p, "--data-dir="+filepath.Join(s.dir, "registry"), "--admin-password-file="+password,
-			"--kubeconfig="+k.kubeconfig, "--webhook-host=localhost", "--webhook-port="+strconv.Itoa(s.webhook))
+			"--kubeconfig="+operatorKubeconfig(s), "--webhook-host=localhost", "--webhook-port="+strconv.Itoa(s.webhook))
 	})
 	if err != nil {
 		return err

@@ -74,8 +74,10 @@ type Fork struct {
 	PreviousOrigin string `json:"previous_origin"`
 	Origin         string `json:"origin"`
 	Reason         string `json:"reason"`
-	// Lost is how many entries of the previous origin, from Index on, had been published and are gone.
+	// Lost is how many entries, from Index on, had been published and are gone.
 	Lost int64 `json:"lost"`
+	// PublishedOrigin is that of what had been published: as a rule, but not always, the previous one.
+	PublishedOrigin string `json:"published_origin"`
 }
 
 // Against is what became of an earlier checkpoint.
@@ -261,10 +263,10 @@ func (v *verifier) follow(index int64, leaf leafValues) error {
 	fork := Fork{Index: index, PreviousOrigin: was, Origin: is, Reason: text("reason")}
 	if published := text("checkpoint"); published != "" {
 		last, err := ParseCheckpoint(published)
-		if err != nil || last.Origin != was {
-			return badEntry(index, "the checkpoint of the fork is not one of %s", was)
+		if err != nil {
+			return badEntry(index, "the entry of the fork names no checkpoint: %s", err)
 		}
-		fork.Lost = max(0, last.Size-index)
+		fork.Lost, fork.PublishedOrigin = max(0, last.Size-index), last.Origin
 	}
 	v.report.Forks = append(v.report.Forks, fork)
 	return nil
@@ -293,7 +295,7 @@ func (v *verifier) compare() error {
 // lost explains by a fork that the log does not have all entries of an earlier checkpoint, or returns otherwise.
 func (v *verifier) lost(earlier Checkpoint, otherwise *Problem) error {
 	for _, fork := range v.report.Forks {
-		if fork.PreviousOrigin == earlier.Origin && fork.Index < earlier.Size {
+		if (fork.PreviousOrigin == earlier.Origin || fork.PublishedOrigin == earlier.Origin) && fork.Index < earlier.Size {
 			v.report.Against = append(v.report.Against, Against{Origin: earlier.Origin, Size: earlier.Size, Lost: earlier.Size - fork.Index, LostFrom: fork.Index})
 			return nil
 		}

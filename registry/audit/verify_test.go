@@ -325,7 +325,7 @@ func TestAForkExplainsWhatIsLost(t *testing.T) {
 	forked := begin(fork)
 	report := forked.verify(t, forked.export(t, 0, 43), published, at10, l.checkpoint(t, 12), forked.checkpoint(t, 30))
 	g.Expect(report.Problem).To(BeNil())
-	g.Expect(report.Forks).To(Equal([]audit.Fork{{Index: 12, PreviousOrigin: "tidelock/0123", Origin: "tidelock/4567", Reason: "the volume was lost", Lost: 8}}))
+	g.Expect(report.Forks).To(Equal([]audit.Fork{{Index: 12, PreviousOrigin: "tidelock/0123", Origin: "tidelock/4567", Reason: "the volume was lost", Lost: 8, PublishedOrigin: "tidelock/0123"}}))
 	g.Expect(report.Against).To(ContainElements(
 		audit.Against{Origin: "tidelock/0123", Size: 20, Lost: 8, LostFrom: 12}, audit.Against{Origin: "tidelock/0123", Size: 10}, audit.Against{Origin: "tidelock/4567", Size: 30}))
 
@@ -348,7 +348,16 @@ func TestAForkExplainsWhatIsLost(t *testing.T) {
 		fork(e)
 		e.Metadata["checkpoint"] = "text"
 	})
-	g.Expect(lying.verify(t, lying.export(t, 0, 43)).Problem).To(MatchError("entry 12: the checkpoint of the fork is not one of tidelock/0123"))
+	g.Expect(lying.verify(t, lying.export(t, 0, 43)).Problem).To(MatchError(HavePrefix("entry 12: the entry of the fork names no checkpoint")))
+
+	// A fork may explain what was published of a log that this one does not know.
+	again := begin(func(e *audit.Entry) {
+		fork(e)
+		e.Metadata["checkpoint"] = audit.Checkpoint{Origin: "tidelock/89ab", Size: 15}.Text()
+	})
+	report = again.verify(t, again.export(t, 0, 43), audit.Checkpoint{Origin: "tidelock/89ab", Size: 15})
+	g.Expect(report.Problem).To(BeNil())
+	g.Expect(report.Against).To(Equal([]audit.Against{{Origin: "tidelock/89ab", Size: 15, Lost: 3, LostFrom: 12}}))
 }
 
 func TestPrunedAndErasedEntriesStayProven(t *testing.T) {

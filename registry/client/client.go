@@ -188,6 +188,15 @@ func (c *Client) Synced(ctx context.Context, cluster string, present []openapi.M
 	return c.call(ctx, request{method: http.MethodPost, path: []string{"synced"}, body: body})
 }
 
+// Published tells the last checkpoint of the audit log that was published, a signed note, and returns which log the
+// registry has. cluster is the UID of the namespace kube-system.
+func (c *Client) Published(ctx context.Context, cluster, checkpoint string) (openapi.LogStatus, error) {
+	var status openapi.LogStatus
+	body := openapi.PublishedCheckpoint{Cluster: cluster, Checkpoint: checkpoint}
+	err := c.call(ctx, request{method: http.MethodPut, path: []string{"published-checkpoint"}, body: body, answer: &status})
+	return status, err
+}
+
 // Log reads the audit log behind the entry with index after (-1: from its beginning), oldest first, at most limit
 // entries (1 to MaxLogLimit). If there is none it waits for the first, up to wait (whole seconds, up to MaxLogWait).
 func (c *Client) Log(ctx context.Context, after int64, limit int, wait time.Duration) (openapi.LogSegment, error) {
@@ -227,14 +236,35 @@ func (c *Client) Consistency(ctx context.Context, from, to int64) (tlog.TreeProo
 	if err := c.Get(ctx, []string{"api", "v1", "superuser", "audit", "proof", "consistency"}, query, &answer); err != nil {
 		return nil, err
 	}
-	proof := make(tlog.TreeProof, len(answer.Proof))
-	for i, text := range answer.Proof {
+	return parseHashes(answer.Proof)
+}
+
+// Inclusion asks for the proof that the entry with an index is in the log of a size, in the order of RFC 6962. IsNotFound
+// tells that the log has not come to one of them.
+func (c *Client) Inclusion(ctx context.Context, index, size int64) (tlog.RecordProof, error) {
+	query := url.Values{"index": {strconv.FormatInt(index, 10)}, "size": {strconv.FormatInt(size, 10)}}
+	var answer openapi.InclusionProof
+	if err := c.Get(ctx, []string{"api", "v1", "superuser", "audit", "proof", "inclusion"}, query, &answer); err != nil {
+		return nil, err
+	}
+	return parseHashes(answer.Proof)
+}
+
+// LogEntry reads one entry as it is hashed. IsNotFound tells that there is none with this index.
+func (c *Client) LogEntry(ctx context.Context, index int64) (entry openapi.Evidence, err error) {
+	err = c.Get(ctx, []string{"api", "v1", "superuser", "audit", "entries", strconv.FormatInt(index, 10)}, nil, &entry)
+	return entry, err
+}
+
+func parseHashes(texts []string) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(texts))
+	for i, text := range texts {
 		var err error
-		if proof[i], err = tlog.ParseHash(text); err != nil {
+		if hashes[i], err = tlog.ParseHash(text); err != nil {
 			return nil, fmt.Errorf("reading the registry's answer: a hash of the proof: %w", err)
 		}
 	}
-	return proof, nil
+	return hashes, nil
 }
 
 // LogCursor returns the index of the next entry that the named reader has to read, 0 at first.

@@ -61,6 +61,9 @@ func IsStale(err error) bool { return hasCode(err, domain.CodeStale) }
 // IsOtherCluster tells that the registry belongs to another cluster.
 func IsOtherCluster(err error) bool { return hasCode(err, domain.CodeOtherCluster) }
 
+// IsLogInconsistent tells that the audit log was changed by somebody else than the registry.
+func IsLogInconsistent(err error) bool { return hasCode(err, domain.CodeLogInconsistent) }
+
 // IsInvalid tells that the request can never be taken as it is.
 func IsInvalid(err error) bool {
 	var e *Error

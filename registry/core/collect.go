@@ -55,13 +55,13 @@ func (c *Core) room() error { return c.options.Room() }
 // then repositories' links to blobs, then blobs, whose keys it queues for the removal of their bytes. It works in short
 // transactions beside the clients, can be stopped anywhere, and may run more than once at a time.
 func (c *Core) Collect(ctx context.Context) (domain.Collected, error) {
-	if err := c.checkSynced(ctx); err != nil {
+	if err := c.checkWritable(ctx); err != nil {
 		return domain.Collected{}, err
 	}
 	g := c.newCollection()
 	g.read = func(fn func(*meta.Reader) error) error { return c.read(ctx, fn) }
 	g.write = func(scope meta.Scope, fn func(*change) error) error {
-		return c.writeAlways(ctx, domain.System, scope, fn)
+		return c.writeAlways(ctx, domain.System, scope, unlessReadOnly(fn))
 	}
 	err := g.run(ctx)
 	return g.total, err

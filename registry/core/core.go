@@ -4,8 +4,6 @@ package core
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync/atomic"
@@ -70,12 +68,13 @@ type Core struct {
 	unwritten closings
 	metrics   *metrics
 	wake      chan struct{}
-	origin    atomic.Pointer[string]
+	// installed is set once the installation is known to be there.
+	installed atomic.Bool
 	// clientWrites counts what clients asked to write.
 	clientWrites atomic.Int64
-	// synced is when the operator was last seen to have synced, as UnixNano; 0 if it was not.
-	synced  atomic.Int64
-	uploads locks
+	// writable is when the registry was last seen to take writes, as UnixNano; 0 if it was not.
+	writable atomic.Int64
+	uploads  locks
 	// identityChanges counts the changes of identities that this process has committed.
 	identityChanges atomic.Int64
 	// found is what HEADs found.
@@ -177,6 +176,8 @@ type change struct {
 	*meta.Tx
 	caller domain.Caller
 	now    time.Time
+	// origin is the log's, which the entries get. readOnly says why the registry takes no writes; empty if it does.
+	origin, readOnly string
 	// decideBy is when the decision about a lock has taken too long.
 	decideBy time.Time
 	entries  []audit.Entry
@@ -218,21 +219,40 @@ func (s subject) entry(kind audit.Kind, now time.Time, caller domain.Caller, met
 // it, or, if it cannot be, the answer is UNAVAILABLE.
 func (c *Core) write(ctx context.Context, caller domain.Caller, scope meta.Scope, fn func(*change) error) error {
 	c.clientWrites.Add(1)
-	if err := c.checkSynced(ctx); err != nil {
+	if err := c.checkWritable(ctx); err != nil {
 		return err
 	}
-	return c.writeAlways(ctx, caller, scope, fn)
+	return c.writeAlways(ctx, caller, scope, unlessReadOnly(fn))
+}
+
+// unlessReadOnly refuses a change of what the registry stores while its log has to be explained.
+func unlessReadOnly(fn func(*change) error) func(*change) error {
+	return func(ch *change) error {
+		if ch.readOnly != "" {
+			return readOnly(ch.readOnly)
+		}
+		return fn(ch)
+	}
+}
+
+// begin makes the change of a transaction.
+func (c *Core) begin(tx *meta.Tx, caller domain.Caller) (*change, error) {
+	state, err := tx.LogState()
+	return &change{Tx: tx, caller: caller, now: c.now(), origin: state.Origin, readOnly: state.ReadOnly}, err
 }
 
 // writeAlways is write for those who need not wait for the operator: the operator, and the registry itself.
 func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta.Scope, fn func(*change) error) error {
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
+	if err := c.install(ctx); err != nil {
 		return err
 	}
 	var done *change
-	err = c.store.Write(ctx, scope, func(tx *meta.Tx) error {
-		ch := &change{Tx: tx, caller: caller, now: c.now(), decideBy: time.Now().Add(c.options.DecisionTimeout)}
+	err := c.store.Write(ctx, scope, func(tx *meta.Tx) error {
+		ch, err := c.begin(tx, caller)
+		if err != nil {
+			return err
+		}
+		ch.decideBy = time.Now().Add(c.options.DecisionTimeout)
 		if err := checkEpoch(&tx.Reader, caller); err != nil {
 			return err
 		}
@@ -245,7 +265,7 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 			}
 		}
 		done = ch
-		return appendEntries(tx, origin, ch.entries)
+		return appendEntries(tx, ch.origin, ch.entries)
 	})
 	var refused *refusedError
 	if errors.As(err, &refused) {
@@ -308,52 +328,58 @@ func (c *Core) wakeUp() {
 	}
 }
 
-// logOrigin returns the name of the audit log, made with the first write.
-func (c *Core) logOrigin(ctx context.Context) (string, error) {
-	if origin := c.origin.Load(); origin != nil {
-		return *origin, nil
+// install makes the installation with the first write: its name, and the log's.
+func (c *Core) install(ctx context.Context) error {
+	if c.installed.Load() {
+		return nil
 	}
-	var random [16]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return "", domain.Unavailable(err)
-	}
-	var installation meta.Installation
-	err := c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) (err error) {
-		if err = tx.InitInstallation("tidelock/"+hex.EncodeToString(random[:]), c.now()); err == nil {
-			installation, err = tx.Installation()
-		}
-		return err
-	})
+	origin, err := newOrigin()
 	if err != nil {
-		return "", forClient(err)
+		return err
 	}
-	c.origin.Store(&installation.LogOrigin)
-	return installation.LogOrigin, nil
+	err = c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error { return tx.InitInstallation(origin, c.now()) })
+	if err != nil {
+		return forClient(err)
+	}
+	c.installed.Store(true)
+	return nil
 }
 
-// syncedFor is how long a replica may not notice that the registry was handed over to another cluster.
-const syncedFor = time.Second
+// installation reads what this registry is.
+func (c *Core) installation(ctx context.Context) (i meta.Installation, err error) {
+	if err := c.install(ctx); err != nil {
+		return i, err
+	}
+	err = c.read(ctx, func(r *meta.Reader) error {
+		i, err = r.Installation()
+		return err
+	})
+	return i, err
+}
 
-// checkSynced refuses clients' writes while a registry under an operator does not know all of its policies.
-func (c *Core) checkSynced(ctx context.Context) error {
+// writableFor is how long a replica may not notice that the registry was handed over to another cluster. What it stores
+// meanwhile is checked for a log that must be explained in its transaction.
+const writableFor = time.Second
+
+// checkWritable refuses clients' writes while a registry under an operator does not know all of its policies, and while
+// the log must be explained.
+func (c *Core) checkWritable(ctx context.Context) error {
 	now := c.now().UnixNano()
-	if seen := c.synced.Load(); !c.options.RequireSync || seen != 0 && now-seen < int64(syncedFor) {
+	if seen := c.writable.Load(); seen != 0 && now-seen < int64(writableFor) {
 		return nil
 	}
-	if _, err := c.logOrigin(ctx); err != nil {
+	installation, err := c.installation(ctx)
+	if err != nil {
 		return err
 	}
-	return c.read(ctx, func(r *meta.Reader) error {
-		installation, err := r.Installation()
-		if err != nil {
-			return err
-		}
-		if !installation.Synced {
-			return domain.Errorf(domain.CodeUnavailable, "the registry waits for its operator to bring all policies; try again")
-		}
-		c.synced.Store(now)
-		return nil
-	})
+	if installation.ReadOnly != "" {
+		return readOnly(installation.ReadOnly)
+	}
+	if c.options.RequireSync && !installation.Synced {
+		return domain.Errorf(domain.CodeUnavailable, "the registry waits for its operator to bring all policies; try again")
+	}
+	c.writable.Store(now)
+	return nil
 }
 
 // inForce reads and compiles the policies of a repository, or with an empty path of a whole organization. Any failure

@@ -44,13 +44,15 @@ func (c *Core) tampered(ctx context.Context, err error) error {
 
 // Checkpoint says what the log is now, everything committed before the call included.
 func (c *Core) Checkpoint(ctx context.Context) (checkpoint audit.Checkpoint, err error) {
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
+	if err := c.install(ctx); err != nil {
 		return checkpoint, err
 	}
-	err = c.evidence(ctx, func(_ *meta.Reader, tree *audit.Tree) error {
-		root, err := tree.Root(tree.Size())
-		checkpoint = audit.Checkpoint{Origin: origin, Size: tree.Size(), Root: root}
+	err = c.evidence(ctx, func(r *meta.Reader, tree *audit.Tree) error {
+		checkpoint.Size = tree.Size()
+		if checkpoint.Origin, err = originAt(r, checkpoint.Size); err != nil {
+			return err
+		}
+		checkpoint.Root, err = tree.Root(checkpoint.Size)
 		return err
 	})
 	return checkpoint, err

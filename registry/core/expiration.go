@@ -99,7 +99,7 @@ func (c *Core) expireTags(ctx context.Context) (failed error) {
 		if err != nil {
 			return errors.Join(failed, err)
 		}
-		if len(due) == 0 || c.checkSynced(ctx) != nil {
+		if len(due) == 0 || c.checkWritable(ctx) != nil {
 			return failed // an operator that has yet to come may have policies for these tags
 		}
 		last, more = due[len(due)-1], len(due) == expiryBatch
@@ -124,7 +124,7 @@ func (c *Core) expireTags(ctx context.Context) (failed error) {
 func (c *Core) expireIn(ctx context.Context, name domain.RepositoryName, due []meta.DueTag) error {
 	scope := sharedScope(name)
 	scope.Background = true
-	return c.writeAlways(ctx, domain.System, scope, func(ch *change) error {
+	return c.writeAlways(ctx, domain.System, scope, unlessReadOnly(func(ch *change) error {
 		repo, err := ch.Repository(name)
 		if errors.Is(err, meta.ErrNotFound) {
 			return nil
@@ -142,7 +142,7 @@ func (c *Core) expireIn(ctx context.Context, name domain.RepositoryName, due []m
 			}
 		}
 		return nil
-	})
+	}))
 }
 
 // expireTag deletes a tag that has expired. One that something protects stays, and loses its expiration.

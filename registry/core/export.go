@@ -18,16 +18,19 @@ import (
 // no transaction is open while the writer waits. Entries that were tampered with are written as they are: who verifies the
 // export learns which.
 func (c *Core) ExportLog(ctx context.Context, from, to int64) (func(io.Writer) error, error) {
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
+	if err := c.install(ctx); err != nil {
 		return nil, err
 	}
-	e := &export{core: c, header: audit.ExportHeader{Origin: origin, From: from, Size: to}}
-	err = c.evidence(ctx, func(r *meta.Reader, present *audit.Tree) error {
+	e := &export{core: c, header: audit.ExportHeader{From: from, Size: to}}
+	err := c.evidence(ctx, func(r *meta.Reader, present *audit.Tree) (err error) {
 		if to == 0 {
 			e.header.Size = present.Size()
 		}
-		return e.open(r, present)
+		if err := e.open(r, present); err != nil {
+			return err
+		}
+		e.header.Origin, err = originAt(r, e.header.Size)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -36,7 +39,7 @@ func (c *Core) ExportLog(ctx context.Context, from, to int64) (func(io.Writer) e
 	if err != nil {
 		return nil, c.tampered(ctx, err)
 	}
-	if e.signed, err = c.sign(audit.Checkpoint{Origin: origin, Size: e.header.Size, Root: root}); err != nil {
+	if e.signed, err = c.sign(audit.Checkpoint{Origin: e.header.Origin, Size: e.header.Size, Root: root}); err != nil {
 		return nil, err
 	}
 	return func(w io.Writer) error { return e.write(ctx, w) }, nil

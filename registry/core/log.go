@@ -90,7 +90,16 @@ func (c *Core) LogSize(ctx context.Context) (size int64, err error) {
 }
 
 // LogOrigin names the audit log.
-func (c *Core) LogOrigin(ctx context.Context) (string, error) { return c.logOrigin(ctx) }
+func (c *Core) LogOrigin(ctx context.Context) (string, error) {
+	i, err := c.installation(ctx)
+	return i.LogOrigin, err
+}
+
+// Name is the installation's, random and the same for all of its replicas.
+func (c *Core) Name(ctx context.Context) (string, error) {
+	i, err := c.installation(ctx)
+	return i.Name, err
+}
 
 // LogCursor returns the index of the entry that a reader of the log reads next.
 func (c *Core) LogCursor(ctx context.Context, name string) (position int64, err error) {

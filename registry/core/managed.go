@@ -442,7 +442,7 @@ func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string,
 		return ch.SetSynced()
 	})
 	if err == nil {
-		c.synced.Store(c.now().UnixNano())
+		c.writable.Store(c.now().UnixNano())
 	}
 	return err
 }
@@ -468,7 +468,7 @@ func (c *Core) AdoptCluster(ctx context.Context, caller domain.Caller, cluster s
 		return ch.DisownOrganizations()
 	})
 	if err == nil {
-		c.synced.Store(0)
+		c.writable.Store(0)
 	}
 	return err
 }

@@ -227,19 +227,22 @@ func (c *Core) recordRefusals(ctx context.Context, caller domain.Caller, list []
 
 // appendRefusals commits entries of refusals with what dry runs count, and returns the hashes of the entries.
 func (c *Core) appendRefusals(ctx context.Context, entries []audit.Entry, dryRuns map[string]int64) ([]string, error) {
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
+	if err := c.install(ctx); err != nil {
 		return nil, err
 	}
-	records, err := encode(origin, entries)
-	if err != nil {
-		return nil, domain.Unavailable(err)
-	}
-	hashes := make([]string, len(records))
-	for i, r := range records {
-		hashes[i] = audit.LeafHash(r.Leaf).String()
-	}
-	err = c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
+	hashes := make([]string, len(entries))
+	err := c.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
+		state, err := tx.LogState()
+		if err != nil {
+			return err
+		}
+		records, err := encode(state.Origin, entries)
+		if err != nil {
+			return err
+		}
+		for i, r := range records {
+			hashes[i] = audit.LeafHash(r.Leaf).String()
+		}
 		for _, uuid := range slices.Sorted(maps.Keys(dryRuns)) { // replicas lock the rows in one order
 			if err := tx.CountWouldRefuse(uuid, dryRuns[uuid]); err != nil {
 				return err

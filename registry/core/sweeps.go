@@ -105,16 +105,15 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 			return err
 		}
 	}
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
-		return err
-	}
 	scope, err := c.scopeOfPolicy(ctx, open.PolicyID)
 	if err != nil {
 		return err
 	}
 	err = c.store.Write(ctx, scope, func(tx *meta.Tx) error {
-		ch := &change{Tx: tx, caller: domain.System, now: c.now()}
+		ch, err := c.begin(tx, domain.System)
+		if err != nil {
+			return err
+		}
 		s, err := ch.Sweep(open.ID)
 		if err != nil {
 			return err
@@ -136,7 +135,7 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 				summarised(s.Events, entry.Metadata)
 			}
 		}
-		records, err := encode(origin, ch.entries)
+		records, err := encode(ch.origin, ch.entries)
 		if err != nil {
 			return err
 		}
@@ -145,7 +144,7 @@ func (c *Core) sweepBatch(ctx context.Context, open meta.Sweep, limit int) error
 			return err
 		}
 		record(&s, b, first, last)
-		return ch.finishBatch(origin, s, p, b.end, stopped)
+		return ch.finishBatch(s, p, b.end, stopped)
 	})
 	if err != nil {
 		return err
@@ -365,7 +364,7 @@ func (ch *change) releaseBatch(p domain.Policy, after int64, limit int, on occas
 }
 
 // finishBatch stores the cursor and, at the end, the summary. A closing revision ends with its sweep.
-func (ch *change) finishBatch(origin string, s meta.Sweep, p domain.Policy, end, stopped bool) error {
+func (ch *change) finishBatch(s meta.Sweep, p domain.Policy, end, stopped bool) error {
 	s.State = domain.SweepRunning
 	if !end && !stopped {
 		return ch.UpdateSweep(s)
@@ -375,7 +374,7 @@ func (ch *change) finishBatch(origin string, s meta.Sweep, p domain.Policy, end,
 		s.State = domain.SweepStopped
 	}
 	if s.Changed > 0 {
-		if err := ch.logSummary(origin, s, p); err != nil {
+		if err := ch.logSummary(s, p); err != nil {
 			return err
 		}
 	}
@@ -387,7 +386,7 @@ func (ch *change) finishBatch(origin string, s meta.Sweep, p domain.Policy, end,
 	return ch.UpdateSweep(s)
 }
 
-func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error {
+func (ch *change) logSummary(s meta.Sweep, p domain.Policy) error {
 	revision, err := ch.Revision(p.ID, s.Revision)
 	if err != nil {
 		return err
@@ -401,7 +400,7 @@ func (ch *change) logSummary(origin string, s meta.Sweep, p domain.Policy) error
 	if s.Cause != "" {
 		metadata["cause"] = s.Cause
 	}
-	return appendEntries(ch.Tx, origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, metadata)})
+	return appendEntries(ch.Tx, ch.origin, []audit.Entry{about.entry(audit.KindApplyPolicy, ch.now, ch.caller, metadata)})
 }
 
 // deleteDue carries out requested deletions that are due, and returns how long to wait for the next.

@@ -55,7 +55,7 @@ var sessions = meta.Scope{Volatile: true}
 // refused with TOOMANYREQUESTS.
 func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, whole bool) (UploadSession, error) {
 	s := UploadSession{Upload: upload, epoch: 1, whole: whole}
-	if err := c.checkSynced(ctx); err != nil {
+	if err := c.checkWritable(ctx); err != nil {
 		return s, err
 	}
 	if whole && !c.uploads.lock(upload.ID) {

@@ -44,6 +44,9 @@ type Scope struct {
 	Repository string
 	// RepositoryExclusive is for removing manifests and links to blobs.
 	RepositoryExclusive bool
+	// LogExclusive is for giving the audit log another origin: all other transactions are over before it begins, and those
+	// that come later see what it did.
+	LogExclusive bool
 	// Background marks work that no client waits for, or that takes long. It takes turns with the clients' transactions
 	// and never shares one, so that a client waits for one piece of it at most.
 	Background bool
@@ -90,6 +93,8 @@ type Tx struct {
 	Reader
 	// several is true where other transactions write at the same time.
 	several bool
+	// knownLog is set where the engine has read it already.
+	knownLog *LogState
 }
 
 // NewTx is for engines with one writer.
@@ -99,6 +104,12 @@ func NewTx(ctx context.Context, db Querier) *Tx { return &Tx{Reader: Reader{ctx:
 // look-ups that Tx has beside Reader's lock the rows that they return until the transaction ends.
 func NewConcurrentTx(ctx context.Context, db Querier) *Tx {
 	return &Tx{Reader: Reader{ctx: ctx, db: db}, several: true}
+}
+
+// WithLogState tells a transaction the log's state, which the engine has read behind its locks.
+func (tx *Tx) WithLogState(s LogState) *Tx {
+	tx.knownLog = &s
+	return tx
 }
 
 // forUpdate ends a query of rows that the transaction decides about.

@@ -182,6 +182,7 @@ var allowed = map[string][]string{
 	"PUT /api/v1/operator/immutabilitypolicies/{namespace}/{name}/deletion-intent": {"operator"},
 	"POST /api/v1/operator/preview":                                                {"operator"},
 	"POST /api/v1/operator/synced":                                                 {"operator"},
+	"PUT /api/v1/operator/published-checkpoint":                                    {"operator"},
 	"GET /api/v1/operator/log":                                                     {"operator"},
 	"GET /api/v1/operator/cursors/{cursor}":                                        {"operator"},
 	"PUT /api/v1/operator/cursors/{cursor}":                                        {"operator"},

@@ -112,6 +112,7 @@ type operatorProtocol interface {
 	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
 	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error
+	Published(ctx context.Context, caller domain.Caller, cluster, note string) (core.LogStatus, error)
 	LogCursor(ctx context.Context, name string) (int64, error)
 	MoveLogCursor(ctx context.Context, name string, from, to int64) error
 }

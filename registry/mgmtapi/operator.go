@@ -133,6 +133,18 @@ func (a *API) synced(c *call) (answer, error) {
 	return noContent, a.core.Synced(c.Context(), c.identity.Caller, body.Cluster, present)
 }
 
+func (a *API) putPublishedCheckpoint(c *call) (answer, error) {
+	body, err := readBody[openapi.PublishedCheckpoint](c)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := needed(field{"cluster", body.Cluster}, field{"checkpoint", body.Checkpoint}); err != nil {
+		return answer{}, err
+	}
+	status, err := a.core.Published(c.Context(), c.identity.Caller, body.Cluster, body.Checkpoint)
+	return ok(openapi.LogStatus{Origin: status.Origin, OriginIndex: status.OriginIndex, ReadOnly: status.ReadOnly}), err
+}
+
 // selectSegment reads which entries the operator wants, and how long it wants to wait for one.
 func selectSegment(q query) (audit.Query, time.Duration, error) {
 	selection := audit.Query{Ascending: true, Policy: q.text("policy")}

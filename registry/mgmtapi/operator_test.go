@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 	"github.com/tidelock/tidelock/registry/openapi"
@@ -80,6 +81,7 @@ var _ = Describe("The operator's endpoints", func() {
 		Entry("a sync without its list", "POST", "/api/v1/operator/synced", `{"cluster": "c1"}`, "present: the field is required"),
 		Entry("a sync with half a name", "POST", "/api/v1/operator/synced", `{"cluster": "c1", "present": [{"kind": "ImmutabilityPolicy", "namespace": "a", "name": "", "uid": "u"}]}`, "present.name: the field must not be empty"),
 		Entry("a sync with a list of something else", "POST", "/api/v1/operator/synced", `{"cluster": "c1", "present": "all"}`, "present: a list is needed, not a JSON string"),
+		Entry("a published checkpoint without a cluster", "PUT", "/api/v1/operator/published-checkpoint", `{"cluster": "", "checkpoint": "x"}`, "cluster: the field must not be empty"),
 		Entry("a log before its beginning", "GET", "/api/v1/operator/log?after=-2", "", `after: "-2" is not a whole number from -1`),
 		Entry("more log than allowed", "GET", "/api/v1/operator/log?limit=501", "", `limit: "501" is not a whole number from 1 to 500`),
 		Entry("a longer wait than allowed", "GET", "/api/v1/operator/log?wait=31", "", `wait: "31" is not a whole number from 0 to 30`),
@@ -88,6 +90,25 @@ var _ = Describe("The operator's endpoints", func() {
 		Entry("a cursor that moves back", "PUT", "/api/v1/operator/cursors/events", `{"from": 2, "to": 1}`, "to: 1 is behind from"),
 		Entry("a cursor that comes from nowhere", "PUT", "/api/v1/operator/cursors/events", `{"from": -1, "to": 1}`, "from: -1 is not an index"),
 	)
+
+	It("tell what was published of the log, and stop all writes if the log does not hold it", func() {
+		r := newRegistry(coreOptions)
+		r.push("team-a/app", "v1", "one")
+		origin, err := r.core.LogOrigin(context.Background())
+		Expect(err).NotTo(HaveOccurred())
+		none := r.as(operator, "PUT", "/api/v1/operator/published-checkpoint", `{"cluster": "c1", "checkpoint": "x"}`)
+		Expect(none.status).To(Equal(http.StatusBadRequest))
+		Expect(none.problem().Detail).To(HavePrefix("checkpoint: a checkpoint has lines with its origin"))
+		published := audit.Checkpoint{Origin: origin, Size: 1000}
+		body, err := json.Marshal(openapi.PublishedCheckpoint{Cluster: "c1", Checkpoint: published.Text()})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(r.as(operator, "PUT", "/api/v1/operator/published-checkpoint", string(body)).body).To(MatchJSON(fmt.Sprintf(`{"origin": %q, "originIndex": 0,
+			"readOnly": "a checkpoint of 1000 entries of its audit log was published, but the log has fewer"}`, origin)))
+		refused := r.as(admin, "DELETE", "/api/v1/repository/team-a/app/tag/v1", "")
+		Expect(refused.status).To(Equal(http.StatusServiceUnavailable))
+		Expect(refused.problem().Detail).To(And(HavePrefix("the registry is read-only: a checkpoint of 1000 entries"), ContainSubstring("`tidelock audit fork --reason TEXT`")))
+		Expect(r.as(admin, "GET", "/api/v1/repository/team-a/app/tag/", "").status).To(Equal(http.StatusOK))
+	})
 
 	It("take a large list of objects", func() {
 		r := newRegistry(coreOptions)

@@ -111,6 +111,7 @@ var routes = []route{
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}/deletion-intent", permission: auth.OperatorProtocol, handle: (*API).noteDeletionIntent},
 	{method: post, path: "/api/v1/operator/preview", permission: auth.OperatorProtocol, handle: (*API).previewPolicy},
 	{method: post, path: "/api/v1/operator/synced", permission: auth.OperatorProtocol, maxBody: 16 << 20, handle: (*API).synced},
+	{method: put, path: "/api/v1/operator/published-checkpoint", permission: auth.OperatorProtocol, handle: (*API).putPublishedCheckpoint},
 	{method: get, path: "/api/v1/operator/log", permission: auth.OperatorProtocol, query: []string{"after", "limit", "wait", "policy"}, handle: (*API).followLog},
 	{method: get, path: "/api/v1/operator/cursors/{cursor}", permission: auth.OperatorProtocol, handle: (*API).getCursor},
 	{method: put, path: "/api/v1/operator/cursors/{cursor}", permission: auth.OperatorProtocol, handle: (*API).moveCursor},

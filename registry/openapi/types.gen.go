@@ -441,6 +441,18 @@ type LogSegment struct {
 	Size int64 `json:"size"`
 }
 
+// LogStatus defines model for LogStatus.
+type LogStatus struct {
+	// Origin The name of the audit log.
+	Origin string `json:"origin"`
+
+	// OriginIndex The index of the entry that began the origin: 0, or that of a fork.
+	OriginIndex int64 `json:"originIndex"`
+
+	// ReadOnly Why the registry takes no writes; empty if it does.
+	ReadOnly string `json:"readOnly"`
+}
+
 // LogTail defines model for LogTail.
 type LogTail struct {
 	Entries []LogEntry `json:"entries"`
@@ -814,6 +826,15 @@ type Problem struct {
 
 	// Type A URN that ends in `error_type`.
 	Type string `json:"type"`
+}
+
+// PublishedCheckpoint defines model for PublishedCheckpoint.
+type PublishedCheckpoint struct {
+	// Checkpoint The signed note.
+	Checkpoint string `json:"checkpoint"`
+
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `json:"cluster"`
 }
 
 // ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
@@ -1573,6 +1594,9 @@ type NoteDeletionIntentJSONRequestBody = DeletionIntent
 
 // PreviewPolicyJSONRequestBody defines body for PreviewPolicy for application/json ContentType.
 type PreviewPolicyJSONRequestBody = PreviewRequest
+
+// PutPublishedCheckpointJSONRequestBody defines body for PutPublishedCheckpoint for application/json ContentType.
+type PutPublishedCheckpointJSONRequestBody = PublishedCheckpoint
 
 // SyncedJSONRequestBody defines body for Synced for application/json ContentType.
 type SyncedJSONRequestBody = Present

@@ -24,6 +24,8 @@ const (
 	classRepository   class = 4
 	// classSequencer, with id 0, is for giving entries of the audit log their index.
 	classSequencer class = 5
+	// classLog, with id 0, is shared by all that may append to the audit log, and taken for giving it another origin.
+	classLog class = 6
 )
 
 // advisoryLock is an advisory lock of a transaction.
@@ -81,20 +83,22 @@ type rowQuerier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func lookUp(ctx context.Context, db rowQuerier, scope meta.Scope) (found ids, err error) {
-	err = db.QueryRowContext(ctx, `SELECT COALESCE((SELECT id FROM organizations WHERE name = $1), 0), COALESCE((SELECT id FROM organizations WHERE name = $2), 0), COALESCE((SELECT id FROM repositories WHERE name = $3), 0)`,
-		scope.Organization, scope.OtherOrganization, scope.Organization+"/"+scope.Repository).Scan(&found.organization, &found.other, &found.repository)
+// lookUp finds what the names of a scope mean, and beside it, at no cost, the state of the log.
+func lookUp(ctx context.Context, db rowQuerier, scope meta.Scope) (found ids, log meta.LogState, err error) {
+	err = db.QueryRowContext(ctx, `SELECT COALESCE((SELECT id FROM organizations WHERE name = $1), 0), COALESCE((SELECT id FROM organizations WHERE name = $2), 0), COALESCE((SELECT id FROM repositories WHERE name = $3), 0), `+meta.LogStateQuery,
+		scope.Organization, scope.OtherOrganization, scope.Organization+"/"+scope.Repository).Scan(&found.organization, &found.other, &found.repository, &log.Origin, &log.ReadOnly)
 	if err != nil {
 		err = fmt.Errorf("looking up %s: %w", scope.Organization, err)
 	}
-	return found, err
+	return found, log, err
 }
 
 // locks are what a scope needs. Where a name means nothing yet, fn may create it, and whoever waits meanwhile must see
 // what fn made: for a repository, the whole organization is locked, and for an organization, the creation of any.
 func (found ids) locks(scope meta.Scope) (list []advisoryLock) {
+	log := advisoryLock{class: classLog, exclusive: scope.LogExclusive}
 	if scope.Organization == "" {
-		return nil
+		return []advisoryLock{log}
 	}
 	exclusive := scope.OrganizationExclusive || scope.Repository != "" && found.repository == 0
 	if found.organization == 0 || scope.OtherOrganization != "" && found.other == 0 {
@@ -110,5 +114,5 @@ func (found ids) locks(scope meta.Scope) (list []advisoryLock) {
 	if scope.Repository != "" && found.repository != 0 {
 		list = append(list, advisoryLock{class: classRepository, id: found.repository, exclusive: scope.RepositoryExclusive})
 	}
-	return list
+	return append(list, log)
 }

@@ -50,7 +50,7 @@ func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) e
 	if scope.Organization != "" {
 		var err error
 		limited, cancel := context.WithTimeout(ctx, patience)
-		found, err = lookUp(limited, s.writes, scope)
+		found, _, err = lookUp(limited, s.writes, scope)
 		cancel()
 		if err != nil {
 			return unavailable(ctx, err)
@@ -65,16 +65,17 @@ func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) e
 		if err := s.takeLocks(ctx, tx, found.locks(scope)); err != nil {
 			return err
 		}
-		if scope.Organization != "" {
-			now, err := lookUp(ctx, tx, scope)
-			if err != nil {
-				return err
-			}
-			if now != found {
-				return errMoved
-			}
+		if scope.Organization == "" {
+			return s.call(meta.NewConcurrentTx(ctx, querier{tx}), fn)
 		}
-		return s.call(ctx, tx, fn)
+		now, log, err := lookUp(ctx, tx, scope)
+		if err != nil {
+			return err
+		}
+		if now != found {
+			return errMoved
+		}
+		return s.call(meta.NewConcurrentTx(ctx, querier{tx}).WithLogState(log), fn)
 	})
 }
 
@@ -105,12 +106,12 @@ func (s *Store) transaction(ctx context.Context, fn func(context.Context, *sql.T
 }
 
 // call runs fn, which may panic.
-func (s *Store) call(ctx context.Context, tx *sql.Tx, fn func(*meta.Tx) error) (err error) {
+func (s *Store) call(tx *meta.Tx, fn func(*meta.Tx) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.logger.Error("a write panicked", "panic", p, "stack", string(debug.Stack()))
 			err = domain.Unavailable(fmt.Errorf("panic: %v", p))
 		}
 	}()
-	return fn(meta.NewConcurrentTx(ctx, querier{tx}))
+	return fn(tx)
 }
