@@ -1,0 +1,59 @@
+package meta
+
+import (
+	"time"
+
+	"github.com/tidelock/tidelock/registry/audit"
+	"github.com/tidelock/tidelock/registry/domain"
+)
+
+const auditColumns = `SELECT idx, time, kind, organization, repository, tag, policy, performer, leaf, personal FROM audit_entries WHERE `
+
+func (r *Reader) indexed(terms string, args ...any) (list []audit.Indexed, err error) {
+	err = r.each(auditColumns+terms, args, func(row scanner) error {
+		var e audit.Indexed
+		var at int64
+		err := row.Scan(&e.Index, &at, &e.Kind, &e.Organization, &e.Repository, &e.Tag, &e.Policy, &e.Performer, &e.Leaf, &e.Personal)
+		e.Time = fromMicros(at)
+		list = append(list, e)
+		return err
+	})
+	return list, err
+}
+
+// PolicyLog reads the changes of an organization's policies with an index behind after and below to, the oldest first, at
+// most limit. The kinds stand in the condition of the index audit_policy_changes in these words.
+func (r *Reader) PolicyLog(organization string, after, to int64, limit int) ([]audit.Indexed, error) {
+	return r.indexed(`idx IS NOT NULL AND kind IN ('create_immutability_policy', 'update_immutability_policy', 'delete_immutability_policy')
+		AND organization = $1 AND idx > $2 AND idx < $3 ORDER BY idx LIMIT $4`, organization, after, to, limit)
+}
+
+// SharedLog reads the entries that concern all tags of a repository: its deletion and that of its organization, and refused
+// attempts that name no single tag. Those with an index behind after and below to, the oldest first, at most limit. The
+// kinds stand in the condition of the index audit_shared in these words.
+func (r *Reader) SharedLog(name domain.RepositoryName, after, to int64, limit int) ([]audit.Indexed, error) {
+	return r.indexed(`idx IS NOT NULL AND tag = '' AND kind IN ('delete_repo', 'org_delete', 'push_repo_failed', 'delete_tag_failed', 'delete_repo_failed', 'org_delete_failed')
+		AND organization = $1 AND repository IN ('', $2) AND idx > $3 AND idx < $4 ORDER BY idx LIMIT $5`, name.Organization, name.Path, after, to, limit)
+}
+
+// TagPlace is a place among the entries about tags of an organization, in the order of repository, tag and index.
+type TagPlace struct {
+	Repository, Tag string
+	Index           int64
+}
+
+// TagLog reads entries about tags of an organization behind a place, in the order of repository, tag and index: those with
+// an index below to, at most limit. With a path, those of one repository.
+func (r *Reader) TagLog(organization, path string, behind TagPlace, to int64, limit int) ([]audit.Indexed, error) {
+	terms := `idx IS NOT NULL AND tag <> '' AND organization = $1 AND (repository, tag, idx) > ($2, $3, $4) AND idx < $5`
+	args := []any{organization, behind.Repository, behind.Tag, behind.Index, to, limit}
+	if path != "" {
+		terms += ` AND repository = $7`
+		args = append(args, path)
+	}
+	return r.indexed(terms+` ORDER BY repository, tag, idx LIMIT $6`, args...)
+}
+
+
+// FirstIndexedAt returns the index of the first entry that is not older than a time, or the size of the log.
+func (r *Reader) FirstIndexedAt(t time.Time) (int64, error) { return r.firstIndexedAt(t) }
