@@ -494,6 +494,162 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 	})
 })
 
+// coverage reads a policy's whole report, one tag a page, as "repository:tag cause: from - to".
+func (h *harness) coverage(uuid string, q core.CoverageQuery) (list []string) {
+	GinkgoHelper()
+	log := h.entries()
+	q.Limit = 1
+	if q.Size == 0 {
+		q.Size = int64(len(log))
+	}
+	for {
+		page, err := h.PolicyCoverage(ctx, uuid, q)
+		Expect(err).NotTo(HaveOccurred())
+		for _, t := range page.Tags {
+			name := t.Repository + ":" + t.Tag
+			for _, s := range t.Locked {
+				list = append(list, fmt.Sprintf("%s locked: %s - %s", name, kindAt(log, &s.From), kindAt(log, s.To)))
+			}
+			for _, w := range t.Unprotected {
+				list = append(list, fmt.Sprintf("%s %s: %s - %s", name, w.Cause, kindAt(log, &w.From), kindAt(log, w.To)))
+			}
+		}
+		if page.Next == nil {
+			return list
+		}
+		q.Behind = *page.Next
+	}
+}
+
+var _ = eachEngine("The report of a policy", func(h *harness) {
+	other := domain.RepositoryName{Organization: "team-a", Path: "other"}
+	dryRun := releases
+	dryRun.EnforcementMode = domain.DryRun
+	releasing := releases
+	releasing.ReclaimPolicy = domain.Release
+
+	change := func(id string, to domain.PolicySpec) {
+		GinkgoHelper()
+		_, err := h.UpdatePolicy(ctx, alice, teamA, id, to)
+		Expect(err).NotTo(HaveOccurred())
+		h.swept(teamA, id)
+	}
+
+	It("has the tags that it locked, and no window before it was there", func() {
+		h.mustPush(other, "v1")
+		h.mustPush(app, "v1")
+		h.mustPush(app, "latest")
+		p := h.mustCreate(teamA, releases)
+		h.swept(teamA, p.UUID)
+		h.mustPush(app, "v2")
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements(
+			"app:v1 locked: create_immutability_policy 0 - now",
+			"app:v2 locked: create_tag 3 - now",
+			"other:v1 locked: create_immutability_policy 0 - now",
+		))
+	})
+
+	It("has tags that it locked for a moment, which no sweep saw", func() {
+		h.mustPush(app, "v1")
+		h.gate.allow(0)
+		p := h.mustCreate(teamA, releasing)
+		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements(
+			"app:v1 locked: create_immutability_policy 0 - delete_immutability_policy 0",
+			"app:v1 deleted: delete_immutability_policy 0 - now",
+		))
+		h.gate.open()
+		h.idle()
+	})
+
+	It("has a window for a dry run, where no other policy and no hold locked the tag", func() {
+		h.mustPush(app, "v1")
+		h.mustPush(app, "v2")
+		p := h.mustCreate(teamA, dryRun)
+		Expect(h.hold(app, "v2", true)).To(Succeed())
+		second := h.mustCreate(core.Scope{Organization: "team-a", Repository: "app"}, spec(`v1`))
+		h.idle()
+		change(p.UUID, releases)
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements(
+			"app:v1 locked: update_immutability_policy 0 - now",
+			"app:v1 dry_run: create_immutability_policy 0 - create_immutability_policy 1",
+			"app:v2 locked: update_immutability_policy 0 - now",
+			"app:v2 dry_run: create_immutability_policy 0 - change_tag_immutability 0",
+		))
+		Expect(h.coverage(second.UUID, core.CoverageQuery{})).To(HaveExactElements("app:v1 locked: create_immutability_policy 1 - now"))
+	})
+
+	It("has windows for names that it came to cover, or covered once, and for tags that came while it did not", func() {
+		_, err := h.CreateOrganization(ctx, alice, "team-a")
+		Expect(err).NotTo(HaveOccurred())
+		p := h.mustCreate(teamA, spec(`v2.*`))
+		h.mustPush(app, "v1")
+		h.mustPush(app, "v2")
+		h.mustPush(app, "other")
+		change(p.UUID, releasing)
+		withV1 := spec(`v1.*`)
+		withV1.ReclaimPolicy = domain.Release
+		change(p.UUID, withV1)
+		Expect(h.DeleteTag(ctx, alice, app, "v2")).To(Succeed())
+		h.mustPush(app, "v3")
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements(
+			"app:v1 locked: update_immutability_policy 0 - now",
+			"app:v1 not_covered: create_tag 0 - update_immutability_policy 0",
+			"app:v2 locked: create_tag 1 - change_tag_immutability 1",
+			"app:v2 not_covered: change_tag_immutability 1 - delete_tag 0",
+			"app:v3 not_covered: create_tag 3 - now",
+		))
+	})
+
+	It("has the window between a deletion and its successor, after all is gone", func() {
+		h.mustPush(app, "v1")
+		p := h.mustCreate(teamA, releasing)
+		h.swept(teamA, p.UUID)
+		Expect(h.DeletePolicy(ctx, alice, teamA, p.UUID)).To(Succeed())
+		h.idle()
+		again := h.mustCreate(teamA, releasing)
+		h.swept(teamA, again.UUID)
+		Expect(h.DeletePolicy(ctx, alice, teamA, again.UUID)).To(Succeed())
+		h.idle()
+		Expect(h.DeleteOrganization(ctx, alice, "team-a")).To(Succeed())
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements(
+			"app:v1 locked: create_immutability_policy 0 - change_tag_immutability 1",
+			"app:v1 deleted: change_tag_immutability 1 - create_immutability_policy 1",
+			"app:v1 deleted: change_tag_immutability 3 - delete_tag 0",
+		))
+		Expect(h.coverage(again.UUID, core.CoverageQuery{})).To(HaveExactElements(
+			"app:v1 locked: create_immutability_policy 1 - change_tag_immutability 3",
+			"app:v1 deleted: change_tag_immutability 3 - delete_tag 0",
+		))
+	})
+
+	It("tells of a period only", func() {
+		h.mustPush(app, "v1")
+		h.mustPush(app, "w1")
+		p := h.mustCreate(teamA, dryRun)
+		h.clock.Advance(time.Hour)
+		second := h.clock.Now()
+		wide := spec(`w.*`)
+		change(p.UUID, wide)
+		h.clock.Advance(time.Hour)
+		third := h.clock.Now()
+		h.mustPush(app, "w2")
+		Expect(h.coverage(p.UUID, core.CoverageQuery{To: second})).To(HaveExactElements("app:v1 dry_run: create_immutability_policy 0 - now"))
+		Expect(h.coverage(p.UUID, core.CoverageQuery{From: third})).To(HaveExactElements(
+			"app:w1 locked: update_immutability_policy 0 - now", "app:w2 locked: create_tag 2 - now"))
+	})
+
+	It("skips tags that the policy does not concern, however long their histories are", func() {
+		for range 1100 {
+			h.mustPush(app, "latest")
+		}
+		h.mustPush(app, "v1")
+		p := h.mustCreate(teamA, releases)
+		h.swept(teamA, p.UUID)
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements("app:v1 locked: create_immutability_policy 0 - now"))
+	})
+})
+
 func kindsOf(entries []audit.View) (list []audit.Kind) {
 	for _, e := range entries {
 		list = append(list, e.Kind)

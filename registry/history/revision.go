@@ -70,7 +70,7 @@ func ParseChange(entry audit.View) (*Change, error) {
 	case audit.KindCreatePolicy:
 		c.New, err = revisionOf(entry, "", number)
 	case audit.KindUpdatePolicy:
-		if text(entry.Metadata, "tag_pattern") == "" {
+		if text(entry.Metadata, "previous_tag_pattern") == "" {
 			return nil, nil
 		}
 		if c.New, err = revisionOf(entry, "", number); err == nil {

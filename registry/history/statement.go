@@ -10,7 +10,7 @@ import (
 
 func number(n int64) string { return strconv.FormatInt(n, 10) }
 
-// String names the performer: "user alice", "operator for ImmutabilityPolicy team-a/releases".
+// String names the performer: "user alice", "operator for ImmutabilityPolicy team-a/releases (applied by carol)".
 func (p Performer) String() string {
 	name := strings.TrimSpace(string(p.Kind) + " " + p.Name)
 	if p.Kind == domain.CallerSystem || p.Kind == domain.CallerOperator || p.Kind == domain.CallerAnonymous {
@@ -18,6 +18,12 @@ func (p Performer) String() string {
 	}
 	if p.Resource != "" {
 		name += " for " + p.Resource
+	}
+	if p.AppliedBy != "" {
+		name += " (applied by " + p.AppliedBy + ")"
+	}
+	if p.RevisionClaimed != "" {
+		name += " (claimed revision " + p.RevisionClaimed + ")"
 	}
 	return name
 }
@@ -35,7 +41,7 @@ func (r Reason) String() string {
 	if r.Cause == CauseHold {
 		what = "by a hold of policy "
 	}
-	return fmt.Sprintf("%s%s (%s, scope %s, revision %d, applied by %s, entry %d)", what, r.Policy, pattern, r.Scope, r.Revision, r.By, r.Entry)
+	return fmt.Sprintf("%s%s (%s, scope %s, revision %d, by %s, entry %d)", what, r.Policy, pattern, r.Scope, r.Revision, r.By, r.Entry)
 }
 
 // Statements say in sentences when and by what the tag was locked. End is the index of the first entry that the history

@@ -28,12 +28,18 @@ func momentOf(entry audit.View) Moment { return Moment{Index: entry.Index, Time:
 type Performer struct {
 	Kind domain.CallerKind `json:"kind"`
 	Name string            `json:"name,omitempty"`
-	// Resource is the Kubernetes object that the operator did it for, as "kind namespace/name".
-	Resource string `json:"resource,omitempty"`
+	// Resource is the Kubernetes object that the operator did it for, as "kind namespace/name", and AppliedBy the user who
+	// applied or deleted it, "unknown" if nobody told the registry.
+	Resource  string `json:"resource,omitempty"`
+	AppliedBy string `json:"applied_by,omitempty"`
+	// RevisionClaimed is the source revision that the object named. Nobody has checked it.
+	RevisionClaimed string `json:"revision_claimed,omitempty"`
 }
 
 func performerOf(entry audit.View) Performer {
-	p := Performer{Kind: entry.PerformerKind, Name: entry.Performer}
+	p := Performer{
+		Kind: entry.PerformerKind, Name: entry.Performer, AppliedBy: text(entry.Metadata, "applied_by"), RevisionClaimed: text(entry.Metadata, "revision_claimed"),
+	}
 	if m, ok := entry.Metadata["managed_by"].(map[string]any); ok {
 		p.Resource = text(m, "kind") + " " + text(m, "namespace") + "/" + text(m, "name")
 	}
@@ -150,6 +156,9 @@ type State struct {
 	// LockEntries are the indices of the tag's own entries that the lock rests on, since it began.
 	LockEntries []int64 `json:"lock_entries,omitempty"`
 }
+
+// Valid reports whether a timeline can go on from the state. A timeline's own states always are.
+func (s *State) Valid() bool { return s.Last == nil || s.Last.To != nil }
 
 type hold struct {
 	Entry int64     `json:"entry"`
