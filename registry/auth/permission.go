@@ -20,7 +20,7 @@ const (
 	RoleAccount Role = "account"
 	// RoleSuperuser is the account "admin": everything but the operator's endpoints and what needs an account.
 	RoleSuperuser Role = "superuser"
-	// RoleOperator is the Kubernetes operator: its own endpoints and nothing else.
+	// RoleOperator is the Kubernetes operator: its own endpoints, what proves the audit log, and nothing else.
 	RoleOperator Role = "operator"
 
 	// RoleAnybody is every caller but the operator.
@@ -114,6 +114,9 @@ const (
 	// SuperuserLogs reads the audit log of everything.
 	SuperuserLogs Permission = "logs:read-all"
 
+	// LogsProve reads what proves the audit log: checkpoints, entries as they are hashed, proofs and exports.
+	LogsProve Permission = "logs:prove"
+
 	// UserRead reads the caller's own account.
 	UserRead Permission = "user:read"
 	// UserChange changes the caller's own password and tokens.
@@ -157,6 +160,7 @@ var table = map[Permission][]Role{
 	PolicyWrite:        {RoleOrganizationAdmin, RoleSuperuser},
 	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
 	SuperuserLogs:      {RoleSuperuser},
+	LogsProve:          {RoleSuperuser, RoleOperator},
 	UserRead:           {RoleAccount, RoleSuperuser},
 	UserChange:         {RolePasswordUser},
 	UserManage:         {RoleSuperuser},

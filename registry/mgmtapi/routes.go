@@ -61,6 +61,11 @@ var routes = []route{
 
 	{method: get, path: "/api/v1/repository/{repository}/tag/{tag}/history", permission: auth.LogsRead, query: []string{"since", "until", "size", "limit", "next_page"}, handle: (*API).tagHistory},
 	{method: get, path: "/api/v1/superuser/immutabilitypolicy/{uuid}/coverage", permission: auth.SuperuserLogs, query: []string{"since", "until", "size", "limit", "next_page"}, handle: (*API).policyCoverage},
+	{method: get, path: "/api/v1/superuser/audit/checkpoint", permission: auth.LogsProve, handle: (*API).getCheckpoint},
+	{method: get, path: "/api/v1/superuser/audit/keys", permission: auth.LogsProve, handle: (*API).listAuditKeys},
+	{method: get, path: "/api/v1/superuser/audit/entries/{index}", permission: auth.LogsProve, handle: (*API).getEvidence},
+	{method: get, path: "/api/v1/superuser/audit/proof/inclusion", permission: auth.LogsProve, query: []string{"index", "size"}, handle: (*API).proveInclusion},
+	{method: get, path: "/api/v1/superuser/audit/proof/consistency", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).proveConsistency},
 
 	{method: get, path: "/api/v1/organization/{organization}/robots", permission: auth.RobotManage, query: []string{"permissions", "token", "limit"}, handle: (*API).listRobots},
 	{method: get, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).getRobot},
