@@ -69,7 +69,10 @@ func NewPolicyTimeline(created audit.View, all []*Change) *PolicyTimeline {
 }
 
 // Period bounds a report by indices: From included, To not.
-type Period struct{ From, To int64 }
+type Period struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+}
 
 // Concerns reports whether any revision that was in force in the period covers a tag's name, on a dry run too.
 func (p *PolicyTimeline) Concerns(repository, tag string, period Period) bool {

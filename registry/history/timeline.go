@@ -489,4 +489,3 @@ func (h *History) Add(later History) {
 	}
 	h.Refusals = append(h.Refusals, later.Refusals...)
 }
-

@@ -54,6 +54,5 @@ func (r *Reader) TagLog(organization, path string, behind TagPlace, to int64, li
 	return r.indexed(terms+` ORDER BY repository, tag, idx LIMIT $6`, args...)
 }
 
-
 // FirstIndexedAt returns the index of the first entry that is not older than a time, or the size of the log.
 func (r *Reader) FirstIndexedAt(t time.Time) (int64, error) { return r.firstIndexedAt(t) }

@@ -16,18 +16,13 @@ const historyLimit = 1000
 
 // tagHistory is TagHistory in the OpenAPI document, whose parts are those of registry/history.
 type tagHistory struct {
-	Repository string `json:"repository"`
-	Tag        string `json:"tag"`
-	Period     period `json:"period"`
+	Repository string         `json:"repository"`
+	Tag        string         `json:"tag"`
+	Period     history.Period `json:"period"`
 	history.History
 	Basis    []int64           `json:"basis"`
 	Entries  []openapi.LogItem `json:"entries"`
 	NextPage string            `json:"next_page,omitempty"`
-}
-
-type period struct {
-	From int64 `json:"from"`
-	To   int64 `json:"to"`
 }
 
 func (a *API) tagHistory(c *call) (answer, error) {
@@ -56,7 +51,7 @@ func (a *API) tagHistory(c *call) (answer, error) {
 		return answer{}, err
 	}
 	view := tagHistory{
-		Repository: name.String(), Tag: c.parameters["tag"], Period: period(page.Period), History: page.History, Basis: orEmpty(page.Basis), Entries: []openapi.LogItem{},
+		Repository: name.String(), Tag: c.parameters["tag"], Period: page.Period, History: page.History, Basis: orEmpty(page.Basis), Entries: []openapi.LogItem{},
 	}
 	view.Digests, view.Locks, view.Refusals = orEmpty(view.Digests), orEmpty(view.Locks), orEmpty(view.Refusals)
 	for _, entry := range page.Entries {
@@ -74,7 +69,7 @@ type policyCoverage struct {
 	Organization string                   `json:"organization"`
 	Repository   string                   `json:"repository,omitempty"`
 	Created      history.Moment           `json:"created"`
-	Period       period                   `json:"period"`
+	Period       history.Period           `json:"period"`
 	Revisions    []history.PolicyRevision `json:"revisions"`
 	Tags         []history.Coverage       `json:"tags"`
 	NextPage     string                   `json:"next_page,omitempty"`
@@ -98,7 +93,7 @@ func (a *API) policyCoverage(c *call) (answer, error) {
 	}
 	p := page.Policy
 	view := policyCoverage{
-		Policy: p.Policy, Organization: p.Organization, Repository: p.Repository, Created: p.Created, Period: period(page.Period),
+		Policy: p.Policy, Organization: p.Organization, Repository: p.Repository, Created: p.Created, Period: page.Period,
 		Revisions: []history.PolicyRevision{}, Tags: orEmpty(page.Tags),
 	}
 	if text == "" {

@@ -95,7 +95,7 @@ var _ = Describe("The history of a tag", func() {
 		Expect(period.Digests).To(HaveLen(3), "the one that stood, and those of two days")
 		Expect(period.Basis).To(HaveExactElements(int64(2)))
 		Expect(period.Entries).To(HaveLen(2))
-		Expect(read("?until="+url.QueryEscape(beginning.Add(time.Minute).Format(time.RFC3339))).Digests).To(HaveLen(1))
+		Expect(read("?until=" + url.QueryEscape(beginning.Add(time.Minute).Format(time.RFC3339))).Digests).To(HaveLen(1))
 		Expect(read("?size=4").Digests).To(HaveLen(2))
 	})
 
