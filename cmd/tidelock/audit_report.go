@@ -214,9 +214,17 @@ func ending(to *history.Moment) string {
 	return moment(*to)
 }
 
+// entries says which part of the log a report is about.
+func entries(p history.Period) string {
+	if p.To <= p.From {
+		return "a period without entries"
+	}
+	return fmt.Sprintf("entries %d to %d of the log", p.From, p.To-1)
+}
+
 func writeTagReport(out io.Writer, r *history.Report) error {
 	w := &textWriter{out: out}
-	w.line("Audit report of %s:%s, entries %d to %d of the log", r.Repository, r.Tag, r.Period.From, r.Period.To-1)
+	w.line("Audit report of %s:%s, %s", r.Repository, r.Tag, entries(r.Period))
 	w.line("")
 	for _, statement := range r.Statements {
 		w.line("%s", statement)
@@ -230,6 +238,9 @@ func writeTagReport(out io.Writer, r *history.Report) error {
 		w.line("  %s from %s to %s, by %s (%s%s)", p.Digest, moment(p.From), ending(p.To), p.By, p.Kind, note)
 	}
 	w.line("\nRefused attempts")
+	if len(r.Refusals) == 0 {
+		w.line("  none")
+	}
 	for _, refusal := range r.Refusals {
 		w.line("  %s %s", moment(refusal.Moment), describeRefusal(refusal))
 	}

@@ -120,7 +120,7 @@ func (w *policyText) head(page *policyPage) {
 	if page.Repository != "" {
 		where = "repository " + page.Organization + "/" + page.Repository
 	}
-	w.line("Audit report of policy %s of %s, entries %d to %d of the log", page.Policy, where, page.Period.From, page.Period.To-1)
+	w.line("Audit report of policy %s of %s, %s", page.Policy, where, entries(page.Period))
 	w.line("\nRevisions")
 	for _, r := range page.Revisions {
 		pattern := r.Pattern

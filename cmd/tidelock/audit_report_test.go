@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -162,7 +163,7 @@ var _ = Describe("tidelock audit report", func() {
 				uuid := aUUID.FindString(r.must("GET", "/api/v1/organization/team-a/immutabilitypolicy/", ""))
 				Eventually(func() string {
 					return r.must("GET", "/api/v1/superuser/logs?kind=apply_immutability_policy_retroactive", "")
-				}).WithTimeout(patience).Should(ContainSubstring(`"tags_affected_count":847`))
+				}).WithTimeout(time.Minute).Should(ContainSubstring(`"tags_affected_count":847`))
 
 				report := r.mustReport("--repository", "team-a/app", "--tag", "v1.0.0")
 				size := regexp.MustCompile(`entries 0 to (\d+)`).FindStringSubmatch(report)[1]
@@ -171,7 +172,7 @@ var _ = Describe("tidelock audit report", func() {
 				sections := strings.Split(golden(report), "\nEntries that this rests on")
 				Expect(sections[0]).To(Equal(fmt.Sprintf(`Audit report of team-a/app:v1.0.0, entries 0 to %s of the log
 
-team-a/app:v1.0.0 was locked by policy UUID (pattern ^v.*$, scope namespace, revision 1, by user admin, entry 849) without interruption from TIME (entry 849) to entry END, where this report ends; 1 attempt was refused.
+team-a/app:v1.0.0 was locked by policy UUID (pattern ^v.*$, scope namespace, revision 1, applied by user admin, entry 849) without interruption from TIME (entry 849) to entry END, where this report ends; 1 attempt was refused.
   All the while it pointed to %s.
 
 It pointed to
@@ -249,7 +250,7 @@ Refused attempts
 				Expect(lines[0]).To(ContainSubstring(`"format":"tidelock-policy-report/v1","policy_uuid":"` + uuid))
 				Expect(lines[1]).To(And(ContainSubstring(`"tag":"v1","locked":[],"unprotected":[{"from":{"index":3,`), ContainSubstring(`"cause":"dry_run"`)))
 				Expect(r.mustReport("--policy", uuid)).To(MatchRegexp(`NOT PROTECTED from \S+ \(entry 3\) to \S+ \(entry 5\): the policy was on a dry run`))
-				Expect(r.mustReport("--repository", "team-a/app", "--tag", "v1", "--until", "2001-01-01")).To(ContainSubstring("entries 0 to -1 of the log"))
+				Expect(r.mustReport("--repository", "team-a/app", "--tag", "v1", "--until", "2001-01-01")).To(ContainSubstring("a period without entries"))
 			})
 
 			It("says what is wrong", func() {

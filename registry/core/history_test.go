@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -31,7 +32,10 @@ func (h *harness) history(name domain.RepositoryName, tag string, q core.History
 		if page.Next == nil {
 			break
 		}
-		q.Cursor = page.Next
+		stored, err := json.Marshal(page.Next)
+		Expect(err).NotTo(HaveOccurred())
+		q.Cursor = &core.HistoryCursor{}
+		Expect(json.Unmarshal(stored, q.Cursor)).To(Succeed())
 	}
 	q.Cursor, q.Limit = nil, 1_000_000
 	atOnce, err := h.History(ctx, name, tag, q)
@@ -480,7 +484,7 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 		h.idle()
 		Expect(h.locks(app, "v1")).To(HaveLen(2), "one lock with one reason")
 		reason := h.history(app, "v1", core.HistoryQuery{}).Locks[0].Reasons[0]
-		Expect(reason.By.String()).To(Equal("operator for ImmutabilityPolicy team-a/releases"))
+		Expect(reason.By.String()).To(Equal("operator with ImmutabilityPolicy team-a/releases"))
 		Expect(h.DeleteManagedPolicy(ctx, operator, "c", m.Manager)).To(Succeed())
 		h.clock.Advance(time.Hour)
 		Eventually(func() []string { return h.locks(app, "v1") }).WithTimeout(patience).Should(ContainElement("  hold v.*: delete_immutability_policy 0 - now"))
@@ -576,6 +580,9 @@ var _ = eachEngine("The report of a policy", func(h *harness) {
 			"app:v2 locked: update_immutability_policy 0 - now",
 			"app:v2 dry_run: create_immutability_policy 0 - change_tag_immutability 0",
 		))
+		// The second policy is one of a repository.
+		h.mustPush(app, "w1")
+		h.mustPush(other, "v1")
 		Expect(h.coverage(second.UUID, core.CoverageQuery{})).To(HaveExactElements("app:v1 locked: create_immutability_policy 1 - now"))
 	})
 

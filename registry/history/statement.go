@@ -10,20 +10,20 @@ import (
 
 func number(n int64) string { return strconv.FormatInt(n, 10) }
 
-// String names the performer: "user alice", "operator for ImmutabilityPolicy team-a/releases (applied by carol)".
+// String names the performer: "user alice", "Kubernetes user carol with ImmutabilityPolicy team-a/releases".
 func (p Performer) String() string {
 	name := strings.TrimSpace(string(p.Kind) + " " + p.Name)
 	if p.Kind == domain.CallerSystem || p.Kind == domain.CallerOperator || p.Kind == domain.CallerAnonymous {
 		name = string(p.Kind) // their name says the same again
 	}
-	if p.Resource != "" {
-		name += " for " + p.Resource
-	}
 	if p.AppliedBy != "" {
-		name += " (applied by " + p.AppliedBy + ")"
+		name = "Kubernetes user " + p.AppliedBy
+	}
+	if p.Resource != "" {
+		name += " with " + p.Resource
 	}
 	if p.RevisionClaimed != "" {
-		name += " (claimed revision " + p.RevisionClaimed + ")"
+		name += ", which claims to be revision " + p.RevisionClaimed
 	}
 	return name
 }
@@ -41,7 +41,7 @@ func (r Reason) String() string {
 	if r.Cause == CauseHold {
 		what = "by a hold of policy "
 	}
-	return fmt.Sprintf("%s%s (%s, scope %s, revision %d, by %s, entry %d)", what, r.Policy, pattern, r.Scope, r.Revision, r.By, r.Entry)
+	return fmt.Sprintf("%s%s (%s, scope %s, revision %d, applied by %s, entry %d)", what, r.Policy, pattern, r.Scope, r.Revision, r.By, r.Entry)
 }
 
 // Statements say in sentences when and by what the tag was locked. End is the index of the first entry that the history

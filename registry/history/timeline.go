@@ -243,7 +243,7 @@ func (t *Timeline) keep(r *Revision, closing bool) {
 
 // Apply applies an entry that is no change of a policy. It reports whether the entry concerns the tag.
 func (t *Timeline) Apply(entry audit.View) bool {
-	if entry.Organization != t.organization || entry.Repository != "" && entry.Repository != t.repository || entry.Tag != "" && entry.Tag != t.tag {
+	if entry.Organization != "" && entry.Organization != t.organization || entry.Repository != "" && entry.Repository != t.repository || entry.Tag != "" && entry.Tag != t.tag {
 		return false
 	}
 	concerns := t.apply(entry)
@@ -392,7 +392,7 @@ func (t *Timeline) reasons() (list []Reason) {
 	return list
 }
 
-// refuse counts a refusal. The window of a whole repository counts its tags one by one.
+// refuse counts a refusal. The window of a whole repository, or of everything, counts its tags one by one.
 func (t *Timeline) refuse(entry audit.View) bool {
 	r := Refusal{
 		Moment: momentOf(entry), Kind: entry.Kind, Of: OfTag, Operation: text(entry.Metadata, "operation"), By: performerOf(entry), Policy: entry.Policy,
@@ -405,7 +405,11 @@ func (t *Timeline) refuse(entry audit.View) bool {
 		r.Of = OfOrganization
 	case entry.Tag == "":
 		tags, _ := entry.Metadata["tags"].(map[string]any)
-		if r.Count = whole(tags[t.tag]); r.Count == 0 {
+		counted := t.tag
+		if entry.Repository == "" {
+			counted = t.organization + "/" + t.repository + ":" + t.tag
+		}
+		if r.Count = whole(tags[counted]); r.Count == 0 {
 			return false
 		}
 	}
