@@ -19,7 +19,7 @@ func newAuditCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cmd.AddCommand(newAuditKeygenCommand(), newAuditPubkeyCommand(), newAuditExportCommand(), newAuditVerifyCommand(), newAuditTailCommand(),
-		newAuditForkCommand())
+		newAuditReportCommand(), newAuditVerifyReportCommand(), newAuditForkCommand())
 	return cmd
 }
 

@@ -71,6 +71,13 @@ func filters(q audit.Query) []auditFilter {
 // auditColumns are the columns of an entry.
 const auditColumns = auditKeys + `, leaf, personal`
 
+func scanIndexed(row scanner) (e audit.Indexed, err error) {
+	var at int64
+	err = row.Scan(&e.Index, &at, &e.Kind, &e.Organization, &e.Repository, &e.Tag, &e.Policy, &e.Performer, &e.Leaf, &e.Personal)
+	e.Time = fromMicros(at)
+	return e, err
+}
+
 // from returns a statement that reads from a place in the key's index on, in the order of the log or against it. It takes
 // the key's values, an index, which is not included, and how many entries to read. It reads on behind the key.
 func (k auditKey) from(what string, ascending bool) string {
@@ -213,12 +220,10 @@ func (w *auditWalk) read() error {
 	read := 0
 	query := w.key.from(auditColumns, w.ascending) + ` LIMIT $` + strconv.Itoa(len(w.key.values)+2)
 	err := w.r.each(query, w.key.args(w.at, w.batch), func(row scanner) error {
-		var e audit.Indexed
-		var at int64
-		if err := row.Scan(&e.Index, &at, &e.Kind, &e.Organization, &e.Repository, &e.Tag, &e.Policy, &e.Performer, &e.Leaf, &e.Personal); err != nil {
+		e, err := scanIndexed(row)
+		if err != nil {
 			return err
 		}
-		e.Time = fromMicros(at)
 		read++
 		if w.ended = w.ended || !w.key.has(e) || e.Index < w.within.low || e.Index >= w.within.high; !w.ended {
 			w.buffer = append(w.buffer, e)

@@ -61,6 +61,8 @@ type logs interface {
 	Log(ctx context.Context, query audit.Query) ([]audit.View, error)
 	LogPage(ctx context.Context, query audit.Query, budget audit.Budget) (audit.Page, error)
 	LogCounts(ctx context.Context, query audit.Query) ([]audit.Count, error)
+	History(ctx context.Context, name domain.RepositoryName, tag string, query core.HistoryQuery) (core.HistoryPage, error)
+	PolicyCoverage(ctx context.Context, uuid string, query core.CoverageQuery) (core.CoveragePage, error)
 	LogSize(ctx context.Context) (int64, error)
 	LogOrigin(ctx context.Context) (string, error)
 	// WaitLog returns nil once an entry with an index above after can be read.

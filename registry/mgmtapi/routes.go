@@ -68,6 +68,8 @@ var routes = []route{
 	{method: get, path: "/api/v1/repository/{repository}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
 	{method: get, path: "/api/v1/superuser/aggregatelogs", permission: auth.SuperuserLogs, query: countQuery, handle: (*API).countLogs},
 
+	{method: get, path: "/api/v1/repository/{repository}/tag/{tag}/history", permission: auth.LogsRead, query: []string{"since", "until", "size", "limit", "next_page"}, handle: (*API).tagHistory},
+	{method: get, path: "/api/v1/superuser/immutabilitypolicy/{uuid}/coverage", permission: auth.SuperuserLogs, query: []string{"since", "until", "size", "limit", "next_page"}, handle: (*API).policyCoverage},
 	{method: get, path: "/api/v1/superuser/audit/checkpoint", permission: auth.LogsProve, handle: (*API).getCheckpoint},
 	{method: get, path: "/api/v1/superuser/audit/keys", permission: auth.LogsProve, handle: (*API).listAuditKeys},
 	{method: get, path: "/api/v1/superuser/audit/entries/{index}", permission: auth.LogsProve, handle: (*API).getEvidence},

@@ -100,6 +100,24 @@ func (e MemberKind) Valid() bool {
 	}
 }
 
+// Defines values for PolicyRevisionSpanPolicyScope.
+const (
+	PolicyRevisionSpanPolicyScopeNamespace  PolicyRevisionSpanPolicyScope = "namespace"
+	PolicyRevisionSpanPolicyScopeRepository PolicyRevisionSpanPolicyScope = "repository"
+)
+
+// Valid indicates whether the value is a known member of the PolicyRevisionSpanPolicyScope enum.
+func (e PolicyRevisionSpanPolicyScope) Valid() bool {
+	switch e {
+	case PolicyRevisionSpanPolicyScopeNamespace:
+		return true
+	case PolicyRevisionSpanPolicyScopeRepository:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SweepKind.
 const (
 	SweepKindApply   SweepKind = "apply"
@@ -115,6 +133,87 @@ func (e SweepKind) Valid() bool {
 	case SweepKindClose:
 		return true
 	case SweepKindRelease:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TagLockReasonCause.
+const (
+	TagLockReasonCauseHold   TagLockReasonCause = "hold"
+	TagLockReasonCauseManual TagLockReasonCause = "manual"
+	TagLockReasonCausePolicy TagLockReasonCause = "policy"
+)
+
+// Valid indicates whether the value is a known member of the TagLockReasonCause enum.
+func (e TagLockReasonCause) Valid() bool {
+	switch e {
+	case TagLockReasonCauseHold:
+		return true
+	case TagLockReasonCauseManual:
+		return true
+	case TagLockReasonCausePolicy:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TagLockReasonPolicyScope.
+const (
+	TagLockReasonPolicyScopeNamespace  TagLockReasonPolicyScope = "namespace"
+	TagLockReasonPolicyScopeRepository TagLockReasonPolicyScope = "repository"
+)
+
+// Valid indicates whether the value is a known member of the TagLockReasonPolicyScope enum.
+func (e TagLockReasonPolicyScope) Valid() bool {
+	switch e {
+	case TagLockReasonPolicyScopeNamespace:
+		return true
+	case TagLockReasonPolicyScopeRepository:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TagRefusalOf.
+const (
+	TagRefusalOfOrganization TagRefusalOf = "organization"
+	TagRefusalOfRepository   TagRefusalOf = "repository"
+	TagRefusalOfTag          TagRefusalOf = "tag"
+)
+
+// Valid indicates whether the value is a known member of the TagRefusalOf enum.
+func (e TagRefusalOf) Valid() bool {
+	switch e {
+	case TagRefusalOfOrganization:
+		return true
+	case TagRefusalOfRepository:
+		return true
+	case TagRefusalOfTag:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for UnprotectedSpanCause.
+const (
+	UnprotectedSpanCauseDeleted    UnprotectedSpanCause = "deleted"
+	UnprotectedSpanCauseDryRun     UnprotectedSpanCause = "dry_run"
+	UnprotectedSpanCauseNotCovered UnprotectedSpanCause = "not_covered"
+)
+
+// Valid indicates whether the value is a known member of the UnprotectedSpanCause enum.
+func (e UnprotectedSpanCause) Valid() bool {
+	switch e {
+	case UnprotectedSpanCauseDeleted:
+		return true
+	case UnprotectedSpanCauseDryRun:
+		return true
+	case UnprotectedSpanCauseNotCovered:
 		return true
 	default:
 		return false
@@ -188,6 +287,22 @@ func (e ExportLogsParamsFormat) Valid() bool {
 	default:
 		return false
 	}
+}
+
+// Actor Who did something. A name that was erased is absent.
+type Actor struct {
+	// AppliedBy The Kubernetes user who applied or deleted the object; `unknown` if nobody told the registry.
+	AppliedBy *string `json:"applied_by,omitempty"`
+
+	// Kind user, robot, operator, system or anonymous.
+	Kind string  `json:"kind"`
+	Name *string `json:"name,omitempty"`
+
+	// Resource The Kubernetes object that the operator did it for.
+	Resource *string `json:"resource,omitempty"`
+
+	// RevisionClaimed The source revision that the object named. Nobody has checked it.
+	RevisionClaimed *string `json:"revision_claimed,omitempty"`
 }
 
 // AppToken defines model for AppToken.
@@ -430,6 +545,12 @@ type LogPage struct {
 	StartTime string `json:"start_time"`
 }
 
+// LogPeriod The entries that were looked at; the last is not included.
+type LogPeriod struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+}
+
 // LogSegment defines model for LogSegment.
 type LogSegment struct {
 	Entries []LogEntry `json:"entries"`
@@ -537,6 +658,12 @@ type MemberRole struct {
 	// Role `admin` does everything in the organization, `creator` may create repositories, `member` sees the organization and
 	// what of it there are permissions for. A robot that is `admin` manages neither locks nor policies, members or robots.
 	Role OrganizationRole `json:"role"`
+}
+
+// Moment An entry's place in the log, and its time.
+type Moment struct {
+	Index int64     `json:"index"`
+	Time  time.Time `json:"time"`
 }
 
 // NewAppToken defines model for NewAppToken.
@@ -720,6 +847,25 @@ type PolicyBody struct {
 	TagPatternMatches *bool `json:"tagPatternMatches,omitempty"`
 }
 
+// PolicyCoverage defines model for PolicyCoverage.
+type PolicyCoverage struct {
+	// Created An entry's place in the log, and its time.
+	Created      Moment `json:"created"`
+	NextPage     string `json:"next_page,omitempty"`
+	Organization string `json:"organization"`
+
+	// Period The entries that were looked at; the last is not included.
+	Period     LogPeriod `json:"period"`
+	PolicyUUID string    `json:"policy_uuid"`
+
+	// Repository The path that the policy is bound to; absent for the whole organization.
+	Repository *string `json:"repository,omitempty"`
+
+	// Revisions All revisions; only on the first page.
+	Revisions []PolicyRevisionSpan `json:"revisions"`
+	Tags      []TagCoverage        `json:"tags"`
+}
+
 // PolicyID defines model for PolicyID.
 type PolicyID struct {
 	UUID string `json:"uuid"`
@@ -737,6 +883,27 @@ type PolicyRef struct {
 	TagPattern string      `json:"tagPattern"`
 	UUID       string      `json:"uuid"`
 }
+
+// PolicyRevisionSpan defines model for PolicyRevisionSpan.
+type PolicyRevisionSpan struct {
+	// By Who did something. A name that was erased is absent.
+	By              Actor  `json:"by"`
+	EnforcementMode string `json:"enforcement_mode"`
+
+	// From An entry's place in the log, and its time.
+	From                  Moment                        `json:"from"`
+	PolicyPattern         string                        `json:"policy_pattern"`
+	PolicyPatternInverted *bool                         `json:"policy_pattern_inverted,omitempty"`
+	PolicyScope           PolicyRevisionSpanPolicyScope `json:"policy_scope"`
+	ReclaimPolicy         string                        `json:"reclaim_policy"`
+	Revision              int64                         `json:"revision"`
+
+	// To An entry's place in the log, and its time.
+	To *Moment `json:"to,omitempty"`
+}
+
+// PolicyRevisionSpanPolicyScope defines model for PolicyRevisionSpan.PolicyScope.
+type PolicyRevisionSpanPolicyScope string
 
 // PolicyScope Quay's word for what a policy hangs on, an organization or a repository.
 type PolicyScope = domain.PolicyScope
@@ -1008,6 +1175,61 @@ type TagChange struct {
 	ManifestDigest string          `json:"manifest_digest,omitempty"`
 }
 
+// TagCoverage defines model for TagCoverage.
+type TagCoverage struct {
+	// Locked Spans in which the policy locked the tag.
+	Locked []TagSpan `json:"locked"`
+
+	// Repository The path in the organization.
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+
+	// Unprotected Spans, from the policy's creation on, in which the tag was there and nothing locked it, although some revision of the
+	// policy that was in force in the period covers its name.
+	Unprotected []UnprotectedSpan `json:"unprotected"`
+}
+
+// TagDigest A span in which a tag pointed to one manifest; without `to` it lasts.
+type TagDigest struct {
+	// Append A locked signature tag was added to.
+	Append *bool `json:"append,omitempty"`
+
+	// By Who did something. A name that was erased is absent.
+	By Actor `json:"by"`
+
+	// From An entry's place in the log, and its time.
+	From Moment `json:"from"`
+
+	// Kind create_tag, move_tag or revert_tag.
+	Kind           string `json:"kind"`
+	ManifestDigest string `json:"manifest_digest"`
+
+	// To An entry's place in the log, and its time.
+	To *Moment `json:"to,omitempty"`
+}
+
+// TagHistory defines model for TagHistory.
+type TagHistory struct {
+	// Basis Indices of entries before the period on which the tag's state at its beginning rests.
+	Basis   []int64     `json:"basis"`
+	Digests []TagDigest `json:"digests"`
+
+	// Entries The entries of the period that all this rests on.
+	Entries  []LogItem `json:"entries"`
+	Locks    []TagLock `json:"locks"`
+	NextPage string    `json:"next_page,omitempty"`
+
+	// Period The entries that were looked at; the last is not included.
+	Period LogPeriod `json:"period"`
+
+	// Refusals Attempts that were refused on the tag, and on its repository and organization because of their locked tags.
+	Refusals []TagRefusal `json:"refusals"`
+
+	// Repository organization/path
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+}
+
 // TagList defines model for TagList.
 type TagList struct {
 	// HasAdditional Whether there is a next page.
@@ -1016,10 +1238,102 @@ type TagList struct {
 	Tags          []Tag `json:"tags"`
 }
 
+// TagLock A span in which a tag was locked without interruption; without `to` it lasts.
+type TagLock struct {
+	// From An entry's place in the log, and its time.
+	From Moment `json:"from"`
+
+	// Reasons What locked it, in the order in which they came. They overlap.
+	Reasons []TagLockReason `json:"reasons"`
+
+	// Refused The attempts that were refused in the span, within the period; repeats included.
+	Refused int64 `json:"refused"`
+
+	// To An entry's place in the log, and its time.
+	To *Moment `json:"to,omitempty"`
+}
+
+// TagLockReason defines model for TagLockReason.
+type TagLockReason struct {
+	// By Who did something. A name that was erased is absent.
+	By *Actor `json:"by,omitempty"`
+
+	// Cause A policy in force covers the tag; the hold of a policy that does not cover it now; a hold by hand.
+	Cause TagLockReasonCause `json:"cause"`
+
+	// Entry The entry of the policy's revision or of the hold by hand.
+	Entry int64 `json:"entry"`
+
+	// From An entry's place in the log, and its time.
+	From                  Moment                    `json:"from"`
+	PolicyPattern         *string                   `json:"policy_pattern,omitempty"`
+	PolicyPatternInverted *bool                     `json:"policy_pattern_inverted,omitempty"`
+	PolicyRevision        *int64                    `json:"policy_revision,omitempty"`
+	PolicyScope           *TagLockReasonPolicyScope `json:"policy_scope,omitempty"`
+	PolicyUUID            *string                   `json:"policy_uuid,omitempty"`
+
+	// To An entry's place in the log, and its time.
+	To *Moment `json:"to,omitempty"`
+}
+
+// TagLockReasonCause A policy in force covers the tag; the hold of a policy that does not cover it now; a hold by hand.
+type TagLockReasonCause string
+
+// TagLockReasonPolicyScope defines model for TagLockReason.PolicyScope.
+type TagLockReasonPolicyScope string
+
+// TagRefusal defines model for TagRefusal.
+type TagRefusal struct {
+	AttemptedDigests *[]string `json:"attempted_digests,omitempty"`
+
+	// By Who did something. A name that was erased is absent.
+	By Actor `json:"by"`
+
+	// Count 1, or how many repeats there were of the refusal in repeat_of.
+	Count      int64        `json:"count"`
+	Index      int64        `json:"index"`
+	Kind       string       `json:"kind"`
+	Of         TagRefusalOf `json:"of"`
+	Operation  *string      `json:"operation,omitempty"`
+	PolicyUUID *string      `json:"policy_uuid,omitempty"`
+	Reason     *string      `json:"reason,omitempty"`
+
+	// RepeatOf The hash of the first refusal's entry.
+	RepeatOf *string   `json:"repeat_of,omitempty"`
+	Time     time.Time `json:"time"`
+}
+
+// TagRefusalOf defines model for TagRefusal.Of.
+type TagRefusalOf string
+
 // TagRestore defines model for TagRestore.
 type TagRestore struct {
 	ManifestDigest string `json:"manifest_digest"`
 }
+
+// TagSpan defines model for TagSpan.
+type TagSpan struct {
+	// From An entry's place in the log, and its time.
+	From Moment `json:"from"`
+
+	// To An entry's place in the log, and its time.
+	To *Moment `json:"to,omitempty"`
+}
+
+// UnprotectedSpan defines model for UnprotectedSpan.
+type UnprotectedSpan struct {
+	// Cause What the policy was at the beginning of the span.
+	Cause UnprotectedSpanCause `json:"cause"`
+
+	// From An entry's place in the log, and its time.
+	From Moment `json:"from"`
+
+	// To An entry's place in the log, and its time.
+	To *Moment `json:"to,omitempty"`
+}
+
+// UnprotectedSpanCause What the policy was at the beginning of the span.
+type UnprotectedSpanCause string
 
 // User defines model for User.
 type User struct {
@@ -1078,6 +1392,9 @@ type Endtime = string
 // KindFilter defines model for kindFilter.
 type KindFilter = []string
 
+// LogSize defines model for logSize.
+type LogSize = int64
+
 // MemberName defines model for memberName.
 type MemberName = string
 
@@ -1105,6 +1422,9 @@ type RobotShortName = string
 // SearchFilter defines model for searchFilter.
 type SearchFilter = string
 
+// Since defines model for since.
+type Since = string
+
 // Starttime defines model for starttime.
 type Starttime = string
 
@@ -1116,6 +1436,9 @@ type TagName = string
 
 // TokenUUID defines model for tokenUUID.
 type TokenUUID = string
+
+// Until defines model for until.
+type Until = string
 
 // UserName defines model for userName.
 type UserName = string
@@ -1430,6 +1753,24 @@ type ListTagsParams struct {
 	OnlyActiveTags *bool `form:"onlyActiveTags,omitempty" json:"onlyActiveTags,omitempty"`
 }
 
+// GetTagHistoryParams defines parameters for GetTagHistory.
+type GetTagHistoryParams struct {
+	// Since The first day (YYYY-MM-DD, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Since *Since `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until The last day (YYYY-MM-DD, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Until *Until `form:"until,omitempty" json:"until,omitempty"`
+
+	// Size Reads the log as it was when it had so many entries, such as those of a checkpoint.
+	Size *LogSize `form:"size,omitempty" json:"size,omitempty"`
+
+	// Limit How many entries about the tag a page reads, 1 to 1,000 (the default).
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// NextPage The `next_page` of the page before; `since`, `until` and `size` go with it and are not given again.
+	NextPage *string `form:"next_page,omitempty" json:"next_page,omitempty"`
+}
+
 // CountLogsParams defines parameters for CountLogs.
 type CountLogsParams struct {
 	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
@@ -1476,6 +1817,24 @@ type ProveInclusionParams struct {
 
 	// Size The size of the log that the entry is proven to be in; its present size by default.
 	Size *int64 `form:"size,omitempty" json:"size,omitempty"`
+}
+
+// GetPolicyCoverageParams defines parameters for GetPolicyCoverage.
+type GetPolicyCoverageParams struct {
+	// Since The first day (YYYY-MM-DD, UTC) or the first instant (RFC 3339); without it, the log's beginning.
+	Since *Since `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until The last day (YYYY-MM-DD, UTC) or the instant before which to end (RFC 3339); without it, now.
+	Until *Until `form:"until,omitempty" json:"until,omitempty"`
+
+	// Size Reads the log as it was when it had so many entries, such as those of a checkpoint.
+	Size *LogSize `form:"size,omitempty" json:"size,omitempty"`
+
+	// Limit How many tags a page has at most, 1 to 1,000 (the default). A page may have fewer, none too, and a `next_page`.
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// NextPage The `next_page` of the page before, with the same `since`, `until` and `size`.
+	NextPage *string `form:"next_page,omitempty" json:"next_page,omitempty"`
 }
 
 // ListLogsParams defines parameters for ListLogs.
