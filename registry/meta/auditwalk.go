@@ -232,6 +232,7 @@ func (w *auditWalk) read() error {
 		return nil
 	})
 	w.ended = w.ended || read < w.batch
+	w.batch = min(2*w.batch, largestBatch)
 	return err
 }
 
@@ -286,7 +287,8 @@ func (r *Reader) sparsest(list []auditFilter, s span, ascending bool) (auditFilt
 	return best, nil
 }
 
-// Entries are read in batches: as many as are wanted where each is one that is wanted, else larger ones.
+// Entries are read in batches: at first as many as are wanted, and each time twice as many, since what is wanted may be
+// rare among them.
 const (
 	smallestBatch = 16
 	largestBatch  = 500
@@ -308,11 +310,7 @@ func (r *Reader) WalkLog(q audit.Query, budget audit.Budget, visit func(audit.In
 	if err != nil {
 		return done, err
 	}
-	batch := largestBatch
-	if len(list) == 1 && q.Text == "" {
-		batch = min(max(q.Limit+1, smallestBatch), largestBatch)
-	}
-	batch = max(smallestBatch, batch/len(filter))
+	batch := max(smallestBatch, min(q.Limit+1, largestBatch)/len(filter))
 	walks := make([]*auditWalk, len(filter))
 	for i, key := range filter {
 		walks[i] = &auditWalk{r: r, key: key, within: within, ascending: q.Ascending, at: within.begin(q.Ascending), batch: batch}
