@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -157,7 +158,7 @@ func (d *day) do(c *call) {
 	// 503 says that the registry does not know.
 	if c.lost = err != nil || status == http.StatusServiceUnavailable; c.lost {
 		c.status = 0
-		d.p.awaitReady()
+		d.awaitRegistry()
 	} else if !slices.Contains(c.allowed, status) {
 		d.t.Errorf("unforeseen: %v", c)
 	}
@@ -167,9 +168,21 @@ func (d *day) do(c *call) {
 	d.answers.Add(1)
 }
 
+// awaitRegistry waits until there is a registry again, or ends the client with the test.
+func (d *day) awaitRegistry() {
+	for d.p.ready(d.t.Context()) != nil {
+		select {
+		case <-d.t.Context().Done():
+			runtime.Goexit()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // phase is a part of the day: everybody works, is stopped for a look now and then, and loses the registry once.
 func (d *day) phase(number, steps int) {
 	var working sync.WaitGroup
+	d.t.Cleanup(working.Wait)
 	begun := d.answers.Load()
 	for _, c := range d.clients {
 		working.Go(func() {
