@@ -26,9 +26,6 @@ func (ch *change) setExpiration(repo domain.Repository, tag string, at time.Time
 	if t == nil {
 		return tagUnknown(repo.Name, tag)
 	}
-	if t.ExpiresAt.Equal(at) {
-		return nil
-	}
 	if at.IsZero() {
 		return ch.dropExpiration(repo.Name, *t, audit.TriggerManual, nil)
 	}
@@ -45,6 +42,10 @@ func (ch *change) setExpiration(repo domain.Repository, tag string, at time.Time
 	}
 	if lock != nil {
 		return refuse(audit.KindDeleteTagFailed, "set an expiration of", repo.Name, lock, "")
+	}
+	// Not before: a locked tag may have an expiration still, until the sweep comes, and it has no effect.
+	if t.ExpiresAt.Equal(at) {
+		return nil
 	}
 	ch.reportDryRun(set, repo, *t, "set an expiration of", "")
 	ch.logExpiration(repo.Name, *t, at, audit.TriggerManual, nil)

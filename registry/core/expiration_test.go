@@ -94,6 +94,18 @@ var _ = eachEngine("An expiration", func(h *harness) {
 		Expect(changes[1].Metadata).To(HaveKeyWithValue("manifest_digest", before.String()))
 	})
 
+	It("is refused for a tag that a policy covers, also the one that it has until the sweep comes", func() {
+		h.mustPush(app, "v1")
+		at, err := h.expire(app, "v1")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(h.ChangeTag(ctx, alice, app, "v1", core.TagChange{Expiration: &at})).To(Succeed())
+		h.gate.allow(0)
+		defer h.gate.open()
+		h.mustCreate(teamA, releases)
+		Expect(h.ChangeTag(ctx, alice, app, "v1", core.TagChange{Expiration: &at})).To(haveCode(domain.CodeTagImmutable))
+		Expect(h.ChangeTag(ctx, alice, app, "v1", core.TagChange{Expiration: &time.Time{}})).To(Succeed())
+	})
+
 	It("is refused where it makes no sense", func() {
 		h.mustPush(app, "nightly")
 		past := h.clock.Now()

@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -75,7 +75,7 @@ func newProcess(t *testing.T, e engine) *process {
 	g.Expect(os.WriteFile(filepath.Join(p.dir, "password"), []byte(password), 0o600)).To(Succeed())
 	g.Expect(os.WriteFile(filepath.Join(p.dir, "token"), []byte(p.token), 0o600)).To(Succeed())
 	p.flags = append([]string{
-		binary, "registry", "--data-dir", filepath.Join(p.dir, "data"), "--admin-password-file", filepath.Join(p.dir, "password"),
+		binary, "registry", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(p.dir, "data"), "--admin-password-file", filepath.Join(p.dir, "password"),
 		"--operator-token-file", filepath.Join(p.dir, "token"), "--policies-deletion-delay", "1s", "--gc-interval", "2s", "--gc-grace", "1s",
 	}, e.prepare(t)...)
 	t.Cleanup(func() {
@@ -88,38 +88,62 @@ func newProcess(t *testing.T, e engine) *process {
 	return p
 }
 
+// start starts the registry on a port that it chooses, and waits until it serves.
 func (p *process) start() {
-	listener, err := new(net.ListenConfig).Listen(p.t.Context(), "tcp", "127.0.0.1:0")
-	p.g.Expect(err).NotTo(HaveOccurred())
-	address := listener.Addr().String()
-	p.g.Expect(listener.Close()).To(Succeed())
-	url := "http://" + address
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	p.g.Expect(err).NotTo(HaveOccurred())
 	defer log.Close()
-	command := exec.CommandContext(context.Background(), p.flags[0], append(p.flags[1:], "--listen", address)...) //nolint:gosec // the binary under test
+	begin, err := log.Seek(0, io.SeekEnd)
+	p.g.Expect(err).NotTo(HaveOccurred())
+	command := exec.CommandContext(context.Background(), p.flags[0], p.flags[1:]...) //nolint:gosec // the binary under test
 	command.Stdout, command.Stderr = log, log
 	p.mu.Lock()
 	p.started = append(p.started, time.Now())
 	p.command = command
 	p.mu.Unlock()
 	p.g.Expect(command.Start()).To(Succeed())
-	p.url.Store(&url)
-	p.awaitReady()
-}
-
-func (p *process) awaitReady() {
 	p.g.Eventually(func() error {
-		status, _, err := p.call(p.t.Context(), http.MethodGet, "/readyz", "", nil)
-		if err == nil && status != http.StatusOK {
-			err = errors.New(http.StatusText(status))
+		url, err := p.address(begin)
+		if err != nil {
+			return err
 		}
-		return err
+		p.url.Store(&url)
+		return p.ready(p.t.Context())
 	}).WithTimeout(time.Minute).WithPolling(10 * time.Millisecond).Should(Succeed())
 }
 
-// stop sends a signal and waits for the end: SIGKILL leaves nothing of the process, SIGTERM lets it finish.
+var serving = regexp.MustCompile(`"msg":"serving","url":"([^"]+)"`)
+
+// address is where the registry says that it serves, in its log from an offset on. No test may choose a port before: by
+// the time of the start another process may have it.
+func (p *process) address(begin int64) (string, error) {
+	content, err := os.ReadFile(filepath.Join(p.dir, "log"))
+	if err != nil {
+		return "", err
+	}
+	found := serving.FindSubmatch(content[begin:])
+	if found == nil {
+		return "", errors.New("the registry does not serve yet")
+	}
+	return string(found[1]), nil
+}
+
+func (p *process) ready(ctx context.Context) error {
+	status, _, err := p.call(ctx, http.MethodGet, "/readyz", "", nil)
+	if err == nil && status != http.StatusOK {
+		err = errors.New(http.StatusText(status))
+	}
+	return err
+}
+
+// nowhere is an address at which nobody serves.
+const nowhere = "http://127.0.0.1:1"
+
+// stop sends a signal and waits for the end: SIGKILL leaves nothing of the process, SIGTERM lets it finish. From then on
+// clients call nobody, for the port may be somebody else's by now.
 func (p *process) stop(signal syscall.Signal) {
+	url := nowhere
+	p.url.Store(&url)
 	p.mu.Lock()
 	command := p.command
 	p.mu.Unlock()
