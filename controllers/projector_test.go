@@ -159,6 +159,7 @@ var _ = Describe("The projector", func() {
 	It("holds no more of the log than a batch, and no more requests than it has workers, while the API server does not answer", func(ctx context.Context) {
 		var asked atomic.Int32
 		answer := make(chan struct{})
+		release := sync.OnceFunc(func() { close(answer) })
 		many := &memoryEvents{before: func() {
 			asked.Add(1)
 			<-answer
@@ -166,10 +167,11 @@ var _ = Describe("The projector", func() {
 		projector.Events = many
 		registry.appendLocked("p", 5000)
 		start()
+		DeferCleanup(release)
 		Eventually(asked.Load).Should(BeEquivalentTo(eventWorkers))
 		Consistently(asked.Load).WithTimeout(200 * time.Millisecond).Should(BeEquivalentTo(eventWorkers))
 		registry.set(func() { Expect(registry.reads).To(Equal([]int{logBatch})) })
-		close(answer)
+		release()
 		Eventually(registry.LogCursor).WithArguments(ctx, cursorName).Should(Equal(int64(5000)))
 		Expect(many.count.Load()).To(BeEquivalentTo(5000))
 		registry.set(func() { Expect(registry.reads).To(HaveEach(BeNumerically("<=", logBatch))) })
