@@ -78,10 +78,12 @@ func inBackground(run func(context.Context) error) (stop func()) {
 
 // operatorConfig is the operator's way to the API server, with no more rights than config/rbac gives.
 func operatorConfig() *rest.Config {
+	return impersonated(operatorUser, "system:serviceaccounts", "system:serviceaccounts:"+operatorNamespace, "system:authenticated")
+}
+
+func impersonated(user string, groups ...string) *rest.Config {
 	c := rest.CopyConfig(config)
-	c.Impersonate = rest.ImpersonationConfig{
-		UserName: operatorUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace, "system:authenticated"},
-	}
+	c.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
 	return c
 }
 
@@ -109,20 +111,25 @@ func newRegistryClient(r *testRegistry) *registryclient.Client {
 	return c
 }
 
-// setUpControllers adds to the manager what `tidelock operator` adds.
-func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry) {
+// setUpControllers adds to the manager what `tidelock operator` adds. Checkpoints are published where a test is about
+// them: the registries of all tests are, one after the other, those of one cluster, in which they would contradict each other.
+func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry, change ...func(*controllers.Options)) {
 	GinkgoHelper()
-	Expect(controllers.Setup(ctx, mgr, controllers.Options{
+	options := controllers.Options{
 		Registry: registry, Namespace: operatorNamespace, Instance: "test",
 		Workload: corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: operatorNamespace, Name: "tidelock"},
-	})).To(Succeed())
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	Expect(controllers.Setup(ctx, mgr, options)).To(Succeed())
 }
 
 // startOperator starts controllers against a registry. At the end of the test no policy is left.
-func startOperator(ctx context.Context, r *testRegistry) (stop func()) {
+func startOperator(ctx context.Context, r *testRegistry, change ...func(*controllers.Options)) (stop func()) {
 	GinkgoHelper()
 	mgr := newManager()
-	setUpControllers(ctx, mgr, newRegistryClient(r))
+	setUpControllers(ctx, mgr, newRegistryClient(r), change...)
 	stop = inBackground(mgr.Start)
 	DeferCleanup(func(ctx context.Context) {
 		stop()

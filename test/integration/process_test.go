@@ -43,6 +43,7 @@ func newOperatorProcess(args ...string) *operatorProcess {
 		"operator", "--kubeconfig", file("kubeconfig", kubeconfig), "--data-dir", filepath.Join(dir, "data"), "--runtime-dir", filepath.Join(dir, "run"),
 		"--listen", fmt.Sprintf("127.0.0.1:%d", port), "--admin-password-file", file("admin", []byte(adminPassword)),
 		"--webhook-port", "0", "--metrics-bind-address", "0", "--health-bind-address", "0",
+		"--audit-publish-interval", "0", // see setUpControllers
 	}, args...)}
 	p.url = fmt.Sprintf("http://127.0.0.1:%d", port)
 	DeferCleanup(func() {
