@@ -2,13 +2,13 @@ package controllers
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -80,8 +80,8 @@ func (p publication) configMap(namespace string) *corev1.ConfigMap {
 	}
 }
 
-// readPublication reads what configMap wrote. Who has made the object is not known, so the signatures are checked.
-func readPublication(object *corev1.ConfigMap, known note.Verifiers) (p publication, err error) {
+// readPublication reads what configMap wrote, and checks that the keys in it have signed it.
+func readPublication(object *corev1.ConfigMap) (p publication, err error) {
 	p = publication{
 		note: []byte(object.Data[dataCheckpoint]), keys: []byte(object.Data[dataPublicKeys]),
 		created: object.CreationTimestamp.Time, daily: object.Labels[CheckpointLabel] != CheckpointLatest,
@@ -89,16 +89,15 @@ func readPublication(object *corev1.ConfigMap, known note.Verifiers) (p publicat
 	if p.at, err = time.Parse(time.RFC3339Nano, object.Data[dataTime]); err != nil {
 		return p, fmt.Errorf("its time is none: %w", err)
 	}
-	if known == nil {
-		if known, err = audit.ParsePublicKeys(p.keys); err != nil {
-			return p, fmt.Errorf("its public keys: %w", err)
-		}
+	known, err := audit.ParsePublicKeys(p.keys)
+	if err != nil {
+		return p, fmt.Errorf("its public keys: %w", err)
 	}
 	if p.Checkpoint, _, err = audit.OpenCheckpoint(p.note, known); err != nil {
 		return p, err
 	}
 	if !originPattern.MatchString(p.Origin) || checkpointName(p.Checkpoint) != object.Name {
-		return p, fmt.Errorf("it is the checkpoint of another name")
+		return p, errors.New("it is the checkpoint of another name")
 	}
 	return p, nil
 }

@@ -159,7 +159,7 @@ func (p *Publisher) load(ctx context.Context) error {
 	}
 	p.published = nil
 	for i := range objects.Items {
-		read, err := readPublication(&objects.Items[i], nil)
+		read, err := readPublication(&objects.Items[i])
 		if err != nil {
 			ctrl.LoggerFrom(ctx).WithName("publisher").Error(err, "a published checkpoint is invalid", "configMap", objects.Items[i].Name)
 			return inconsistent(registryv1alpha1.ReasonPublishedInvalid, "The ConfigMap %s/%s is not a checkpoint that the operator has published. Find out who has made it, and remove it.", p.Namespace, objects.Items[i].Name)

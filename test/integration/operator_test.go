@@ -78,10 +78,12 @@ func inBackground(run func(context.Context) error) (stop func()) {
 
 // operatorConfig is the operator's way to the API server, with no more rights than config/rbac gives.
 func operatorConfig() *rest.Config {
+	return impersonated(operatorUser, "system:serviceaccounts", "system:serviceaccounts:"+operatorNamespace, "system:authenticated")
+}
+
+func impersonated(user string, groups ...string) *rest.Config {
 	c := rest.CopyConfig(config)
-	c.Impersonate = rest.ImpersonationConfig{
-		UserName: operatorUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace, "system:authenticated"},
-	}
+	c.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
 	return c
 }
 
@@ -115,7 +117,8 @@ func newRegistryClient(r *testRegistry) *registryclient.Client {
 	return c
 }
 
-// setUpControllers adds to the manager what `tidelock operator` adds.
+// setUpControllers adds to the manager what `tidelock operator` adds. Checkpoints are published where a test is about
+// them: the registries of all tests are, one after the other, those of one cluster, in which they would contradict each other.
 func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry, change ...func(*controllers.Options)) {
 	GinkgoHelper()
 	options := controllers.Options{
@@ -129,9 +132,9 @@ func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controller
 }
 
 // startOperator starts controllers against a registry. At the end of the test no policy is left.
-func startOperator(ctx context.Context, r *testRegistry) (stop func()) {
+func startOperator(ctx context.Context, r *testRegistry, change ...func(*controllers.Options)) (stop func()) {
 	GinkgoHelper()
-	return runOperator(ctx, r, newManager())
+	return runOperator(ctx, r, newManager(), change...)
 }
 
 // runOperator is startOperator with a manager that the test has made.

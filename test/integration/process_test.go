@@ -53,6 +53,7 @@ func newProcess(at *rest.Config, args ...string) *operatorProcess {
 	Expect(os.WriteFile(kubeconfig, content, 0o600)).To(Succeed())
 	p := &operatorProcess{args: append([]string{
 		"operator", "--kubeconfig", kubeconfig, "--runtime-dir", filepath.Join(dir, "run"), "--webhook-port", "0", "--health-bind-address", "0",
+		"--audit-publish-interval", "0", // see setUpControllers
 	}, args...)}
 	DeferCleanup(func() {
 		if p.session != nil {
