@@ -225,7 +225,7 @@ var _ = Describe("Attribution", Ordered, ContinueOnFailure, func() {
 		apply(alice, "argocd", "r.*")
 		Expect(enforced(ctx, policy)).To(by("bob", 2))
 		for _, managed := range policy.ManagedFields {
-			Expect(string(managed.FieldsV1.Raw)).NotTo(ContainSubstring("applied-by"), managed.Manager)
+			Expect(managed.FieldsV1.GetRawString()).NotTo(ContainSubstring("applied-by"), managed.Manager)
 		}
 	})
 
