@@ -22,7 +22,9 @@ const pageSize = 3
 func (h *harness) history(name domain.RepositoryName, tag string, q core.HistoryQuery) (whole core.HistoryPage) {
 	GinkgoHelper()
 	log := h.entries()
-	q.Limit, q.Size = pageSize, int64(len(log))
+	if q.Limit = pageSize; q.Size == 0 {
+		q.Size = int64(len(log))
+	}
 	for {
 		page, err := h.History(ctx, name, tag, q)
 		Expect(err).NotTo(HaveOccurred())
