@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/blob/s3"
+	"github.com/tidelock/tidelock/registry/forward"
 )
 
 // Config is how a registry runs.
@@ -57,6 +58,8 @@ type Config struct {
 	PoliciesDeletionDelay time.Duration
 	// GC says what garbage is collected, and when.
 	GC GarbageCollection
+	// AuditForward are the receivers of the audit log's entries (see forward.ParseTarget).
+	AuditForward []string
 	// Logger is slog.Default if nil.
 	Logger *slog.Logger
 }
@@ -87,6 +90,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
 	c.GC.addFlags(flags)
+	flags.StringSliceVar(&c.AuditForward, "audit-forward", c.AuditForward, "receivers of the audit log's entries, comma-separated or repeated: stdout, https://host/path#secret-file=PATH for a signed webhook, otlp+https://host:port[#secret-file=PATH] for OTLP")
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }
 
@@ -209,6 +213,9 @@ func (c *Config) validate() error {
 	}
 	if err := c.GC.validate(); err != nil {
 		return err
+	}
+	if _, err := forward.ParseTargets(c.AuditForward); err != nil {
+		return fmt.Errorf("--audit-forward: %w", err)
 	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {

@@ -48,6 +48,10 @@ type Options struct {
 	// SharedUploads says that other processes write to the uploads of this database too: then each request that
 	// writes takes a lease on its upload.
 	SharedUploads bool
+	// Replicas says that other processes work on this database too.
+	Replicas bool
+	// LeaseTerm is how long a replica may stand still before another does what it led; 15 seconds by default.
+	LeaseTerm time.Duration
 	// Collection says what garbage collection may remove; DefaultCollection if nil.
 	Collection *Collection
 	// Room returns why nothing more can be stored, for instance because the disk is full; nil if it can. By default
@@ -105,6 +109,9 @@ func New(store meta.Store, options Options) *Core {
 	}
 	if options.UploadIdle == 0 {
 		options.UploadIdle = time.Hour
+	}
+	if options.LeaseTerm == 0 {
+		options.LeaseTerm = 15 * time.Second
 	}
 	if options.Collection == nil {
 		options.Collection = &DefaultCollection

@@ -26,17 +26,32 @@ func (c *Core) Log(ctx context.Context, q audit.Query) (views []audit.View, err 
 		return nil, err
 	}
 	err = c.read(ctx, func(r *meta.Reader) error {
-		entries, err := r.Log(q)
-		if err != nil {
-			return err
+		views, err = decodeLog(r, q)
+		return err
+	})
+	return views, err
+}
+
+func decodeLog(r *meta.Reader, q audit.Query) ([]audit.View, error) {
+	entries, err := r.Log(q)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]audit.View, len(entries))
+	for i, e := range entries {
+		if views[i], err = audit.Decode(e); err != nil {
+			return nil, err
 		}
-		views = make([]audit.View, len(entries))
-		for i, e := range entries {
-			if views[i], err = audit.Decode(e); err != nil {
-				return err
-			}
-		}
-		return nil
+	}
+	return views, nil
+}
+
+// ReadLog returns up to limit entries from an index on, the oldest first. It waits for nothing: what is not indexed yet is
+// left to the next call.
+func (c *Core) ReadLog(ctx context.Context, from int64, limit int) (views []audit.View, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		views, err = decodeLog(r, audit.Query{After: from - 1, Ascending: true, Limit: limit})
+		return err
 	})
 	return views, err
 }

@@ -1,0 +1,10 @@
+-- +goose Up
+-- Which replica does what only one may do at a time: the holder makes the beat grow as long as it lives.
+CREATE TABLE leases (
+    name   TEXT COLLATE "C" PRIMARY KEY,
+    holder TEXT             NOT NULL, -- empty: given back
+    beat   BIGINT           NOT NULL
+);
+
+-- +goose Down
+DROP TABLE leases;
