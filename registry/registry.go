@@ -94,7 +94,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
-		Collection:    cfg.GC.collection(), Room: r.room,
+		Collection: cfg.GC.collection(), Room: r.room,
 	})
 	installation, err := r.core.LogOrigin(context.Background())
 	if err != nil {

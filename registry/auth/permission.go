@@ -114,6 +114,9 @@ const (
 	// SuperuserLogs reads the audit log of everything.
 	SuperuserLogs Permission = "logs:read-all"
 
+	// PersonErase erases persons from the audit log.
+	PersonErase Permission = "logs:erase-person"
+
 	// UserRead reads the caller's own account.
 	UserRead Permission = "user:read"
 	// UserChange changes the caller's own password and tokens.
@@ -157,6 +160,7 @@ var table = map[Permission][]Role{
 	PolicyWrite:        {RoleOrganizationAdmin, RoleSuperuser},
 	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
 	SuperuserLogs:      {RoleSuperuser},
+	PersonErase:        {RoleSuperuser},
 	UserRead:           {RoleAccount, RoleSuperuser},
 	UserChange:         {RolePasswordUser},
 	UserManage:         {RoleSuperuser},

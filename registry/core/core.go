@@ -69,7 +69,9 @@ type Core struct {
 	refusals  *refusals
 	logins    *loginWindows
 	wake      chan struct{}
-	origin    atomic.Pointer[string]
+	// wakeErasures says that somebody is to be erased.
+	wakeErasures chan struct{}
+	origin       atomic.Pointer[string]
 	// clientWrites counts what clients asked to write.
 	clientWrites atomic.Int64
 	// synced is when the operator was last seen to have synced, as UnixNano; 0 if it was not.
@@ -122,14 +124,15 @@ func New(store meta.Store, options Options) *Core {
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
 		refusals: newRefusals(options.RefusalWindow, options.Now), logins: newLoginWindows(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
-		uploads: locks{ids: map[string]bool{}},
-		found:   newNotes(),
+		wakeErasures: make(chan struct{}, 1),
+		uploads:      locks{ids: map[string]bool{}},
+		found:        newNotes(),
 	}
 }
 
 // Run does the background work until the context ends: it indexes the audit log, sweeps policies over their tags,
-// carries out delayed deletions, deletes expired tags, closes the windows of refusals and notes what HEADs found. Before it
-// returns, all windows are written.
+// carries out delayed deletions, deletes expired tags, closes the windows of refusals, notes what HEADs found and erases
+// persons from the log. Before it returns, all windows are written.
 func (c *Core) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.sequencer.Run(ctx) })
@@ -137,6 +140,7 @@ func (c *Core) Run(ctx context.Context) error {
 	group.Go(func() error { return c.runExpirations(ctx) })
 	group.Go(func() error { return c.runRefusals(ctx) })
 	group.Go(func() error { return c.runNotes(ctx) })
+	group.Go(func() error { return c.runErasures(ctx) })
 	err := group.Wait()
 	c.closeRefusals(context.WithoutCancel(ctx), true)
 	return err

@@ -132,6 +132,9 @@ var allowed = map[string][]string{
 	"GET /api/v1/repository/{repository}/aggregatelogs":     {orgAdmins},
 	"GET /api/v1/superuser/aggregatelogs":                   {onlyAdmin},
 
+	"POST /api/v1/superuser/audit/erasures":       {onlyAdmin},
+	"GET /api/v1/superuser/audit/erasures/{uuid}": {onlyAdmin},
+
 	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
 	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},
 	"PUT /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},

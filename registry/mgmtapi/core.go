@@ -15,6 +15,7 @@ type Core interface {
 	organizations
 	repositories
 	tags
+	erasures
 	policies
 	logs
 	identities
@@ -91,6 +92,11 @@ type identities interface {
 	Permissions(ctx context.Context, name domain.RepositoryName) ([]domain.Permission, error)
 
 	DeleteSigningKey(ctx context.Context, caller domain.Caller, id string) error
+}
+
+type erasures interface {
+	ErasePerson(ctx context.Context, caller domain.Caller, person string) (domain.Erasure, error)
+	Erasure(ctx context.Context, id string) (domain.Erasure, error)
 }
 
 type operatorProtocol interface {

@@ -59,6 +59,9 @@ var routes = []route{
 	{method: get, path: "/api/v1/repository/{repository}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
 	{method: get, path: "/api/v1/superuser/aggregatelogs", permission: auth.SuperuserLogs, query: countQuery, handle: (*API).countLogs},
 
+	{method: post, path: "/api/v1/superuser/audit/erasures", permission: auth.PersonErase, handle: (*API).erasePerson},
+	{method: get, path: "/api/v1/superuser/audit/erasures/{uuid}", permission: auth.PersonErase, handle: (*API).getErasure},
+
 	{method: get, path: "/api/v1/organization/{organization}/robots", permission: auth.RobotManage, query: []string{"permissions", "token", "limit"}, handle: (*API).listRobots},
 	{method: get, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).getRobot},
 	{method: put, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).createRobot},

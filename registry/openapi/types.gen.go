@@ -220,6 +220,19 @@ type DeletionIntent struct {
 // EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 type EnforcementMode = domain.EnforcementMode
 
+// Erasure defines model for Erasure.
+type Erasure struct {
+	EntriesErased   int64 `json:"entries_erased"`
+	EntriesExamined int64 `json:"entries_examined"`
+
+	// EntriesTotal The size of the log when it was asked for.
+	EntriesTotal int64 `json:"entries_total"`
+
+	// State running or done
+	State string `json:"state"`
+	UUID  string `json:"uuid"`
+}
+
 // ErrorType defines model for ErrorType.
 type ErrorType string
 
@@ -515,6 +528,12 @@ type PermissionList struct {
 type PermissionRole struct {
 	// Role `write` includes `read`, `admin` includes `write`.
 	Role RepositoryRole `json:"role"`
+}
+
+// PersonToErase defines model for PersonToErase.
+type PersonToErase struct {
+	// Name The name of a user, of this registry or of Kubernetes.
+	Name string `json:"name"`
 }
 
 // Policy defines model for Policy.
@@ -1242,6 +1261,9 @@ type ChangeTagJSONRequestBody = TagChange
 
 // RestoreTagJSONRequestBody defines body for RestoreTag for application/json ContentType.
 type RestoreTagJSONRequestBody = TagRestore
+
+// ErasePersonJSONRequestBody defines body for ErasePerson for application/json ContentType.
+type ErasePersonJSONRequestBody = PersonToErase
 
 // CreateUserJSONRequestBody defines body for CreateUser for application/json ContentType.
 type CreateUserJSONRequestBody = NewUser

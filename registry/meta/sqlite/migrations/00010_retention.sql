@@ -6,5 +6,22 @@ CREATE TABLE leases (
     beat   INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Requests to erase a person from the log. The name and the caller go when it is done.
+CREATE TABLE erasures (
+    uuid           TEXT    PRIMARY KEY,
+    person         TEXT    NOT NULL,
+    caller_kind    TEXT    NOT NULL,
+    caller_name    TEXT    NOT NULL,
+    caller_address TEXT    NOT NULL,
+    caller_token   TEXT    NOT NULL,
+    next_index     INTEGER NOT NULL, -- of the entry that is looked at next
+    end_index      INTEGER NOT NULL, -- the size of the log when it was asked for
+    entries        INTEGER NOT NULL, -- how many were erased
+    created_at     INTEGER NOT NULL,
+    finished_at    INTEGER NOT NULL  -- 0: it goes on
+) WITHOUT ROWID;
+CREATE INDEX erasures_open ON erasures (created_at) WHERE finished_at = 0;
+
 -- +goose Down
+DROP TABLE erasures;
 DROP TABLE leases;
