@@ -27,7 +27,7 @@ import (
 
 const (
 	// cursorName names the projector's place in the log.
-	cursorName = "kubernetes-events"
+	cursorName = audit.EventsCursor
 	// logBatch is how many entries are read, and at most done twice after a crash.
 	logBatch = registryclient.MaxLogLimit
 	// logWait is how long the registry holds a request for entries that are not there yet.

@@ -78,6 +78,7 @@ const (
 	KindGarbageCollection Kind = "garbage_collection"
 
 	KindErasePerson Kind = "erase_person"
+	KindPruneLog    Kind = "prune_log"
 )
 
 // What set off a change of a tag, in metadata "trigger".
@@ -108,6 +109,9 @@ type Entry struct {
 	Caller       domain.Caller
 	Metadata     Metadata
 }
+
+// EventsCursor is the place in the log of what makes Kubernetes Events of its entries.
+const EventsCursor = "kubernetes-events"
 
 // Format is the version of the canonical encoding. It is final: the bytes are a leaf of the Merkle tree.
 const Format = "tidelock-audit/v1"

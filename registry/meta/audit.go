@@ -46,12 +46,12 @@ func (tx *Tx) AppendAuditRange(records ...audit.Record) (first, last int64, err 
 	return first, last, err
 }
 
-// AuditIndex returns the index of an entry by the id of its row, or -1 while it has none.
+// AuditIndex returns the index of an entry by the id of its row, or -1 while it has none, or once it was pruned.
 func (r *Reader) AuditIndex(id int64) (int64, error) {
 	if id == 0 {
 		return -1, nil
 	}
-	return r.number(`SELECT COALESCE(idx, -1) FROM audit_entries WHERE id = $1`, id)
+	return r.number(`SELECT COALESCE(MAX(idx), -1) FROM audit_entries WHERE id = $1`, id)
 }
 
 // condition collects the terms of a WHERE clause.
@@ -116,11 +116,14 @@ func (r *Reader) selection(q audit.Query) (c condition, err error) {
 	return c, nil
 }
 
-// firstIndexedAt returns the index of the first entry that is not older than t, or the size of the log. It looks at one
-// entry for each bit of that size: cheaper than an index on the time, which every entry would have to enter.
+// firstIndexedAt returns the index of the first entry that is there and not older than t, or the size of the log. It looks
+// at one entry for each bit of that size: cheaper than an index on the time, which every entry would have to enter.
 func (r *Reader) firstIndexedAt(t time.Time) (int64, error) {
-	size, err := r.LogSize()
-	from, to := int64(0), size
+	from, err := r.PrunedBefore()
+	if err != nil {
+		return 0, err
+	}
+	to, err := r.LogSize()
 	for from < to && err == nil {
 		middle := from + (to-from)/2
 		var at int64

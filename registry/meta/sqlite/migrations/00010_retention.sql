@@ -22,6 +22,24 @@ CREATE TABLE erasures (
 ) WITHOUT ROWID;
 CREATE INDEX erasures_open ON erasures (created_at) WHERE finished_at = 0;
 
+-- One row: the entries below this index are in archives and no more here. Their hashes stay in the tree.
+CREATE TABLE pruning (
+    id            INTEGER PRIMARY KEY CHECK (id = 1),
+    pruned_before INTEGER NOT NULL
+);
+INSERT INTO pruning (id, pruned_before) VALUES (1, 0);
+
+-- Files of entries. A file is planned, written, and only then its entries are pruned.
+CREATE TABLE archives (
+    first_index INTEGER PRIMARY KEY,
+    end_index   INTEGER NOT NULL, -- of the first entry behind it
+    name        TEXT    NOT NULL,
+    checkpoint  BLOB    NOT NULL, -- signed when it was planned; it stands in the file
+    sha256      TEXT    NOT NULL, -- of the file, in hexadecimal; empty until it is written
+    size        INTEGER NOT NULL, -- in bytes
+    planned_at  INTEGER NOT NULL,
+    written_at  INTEGER NOT NULL  -- 0: not yet
+);
+
 -- +goose Down
-DROP TABLE erasures;
-DROP TABLE leases;
+SELECT 'what was pruned or erased does not come back';
