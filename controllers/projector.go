@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/audit"
 	registryclient "github.com/tidelock/tidelock/registry/client"
 	"github.com/tidelock/tidelock/registry/openapi"
 )

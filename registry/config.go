@@ -46,6 +46,9 @@ type Config struct {
 	// TokenKeyFile holds the private keys that sign tokens for clients, in PEM: the first signs, all verify. Without it
 	// the registry makes keys and keeps them in its database.
 	TokenKeyFile string
+	// AuditKeyFile holds the private keys that sign checkpoints of the audit log, one a line: all of them sign. Without it
+	// they are in audit.key in DataDir, made if it is not there.
+	AuditKeyFile string
 	// TokenLifetime is how long a token for clients is good for; 5 minutes if 0.
 	TokenLifetime time.Duration
 	// ExternalURL is where clients reach the registry; nil: where their requests say.
@@ -83,6 +86,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "file with the TLS certificate's key, PEM")
 	flags.BoolVar(&c.InsecureHTTP, "insecure-http", c.InsecureHTTP, "serve plain HTTP also on other addresses than loopback")
 	flags.StringVar(&c.TokenKeyFile, "token-key-file", c.TokenKeyFile, "file with the private keys that sign tokens for clients, PEM; the first signs, all verify; without it they are in the database")
+	flags.StringVar(&c.AuditKeyFile, "audit-key-file", c.AuditKeyFile, "file with the private keys that sign checkpoints of the audit log, one a line, made by tidelock audit keygen; all sign; audit.key in the data directory by default")
 	flags.DurationVar(&c.TokenLifetime, "token-lifetime", cmp.Or(c.TokenLifetime, auth.DefaultTokenLifetime), "how long a token for clients is good for, from 1m to 1h")
 	flags.Var(&externalURL{&c.ExternalURL}, "external-url", "where clients reach the registry, such as https://registry.example.com; without it, where their requests say")
 	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For, -Proto and -Host headers count")
@@ -207,6 +211,9 @@ func (c *Config) validate() error {
 		}
 	} else if c.BlobRedirect {
 		return errors.New("--blob-redirect needs a --blob-store in S3")
+	}
+	if c.AuditKeyFile == "" && !c.usesDirectory() {
+		return errors.New("--audit-key-file is required where nothing is kept in a data directory; tidelock audit keygen makes a key, which all replicas share")
 	}
 	if c.TokenLifetime != 0 && (c.TokenLifetime < time.Minute || c.TokenLifetime > time.Hour) {
 		return fmt.Errorf("--token-lifetime %s is not from 1m to 1h", c.TokenLifetime)

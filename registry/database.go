@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/blob/fs"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -19,6 +20,9 @@ import (
 
 // databaseFile is the name of the database in the data directory.
 const databaseFile = "tidelock.db"
+
+// auditKeyFile is the name of the file in the data directory with the keys of the audit log.
+const auditKeyFile = "audit.key"
 
 // embeddedDatabase is the value of Config.Database for the file in the data directory.
 const embeddedDatabase = "sqlite"
@@ -42,6 +46,19 @@ func (c *Config) openDatabase(ctx context.Context, logger *slog.Logger) (meta.St
 		return sqlite.Open(ctx, filepath.Join(c.DataDir, databaseFile), logger)
 	}
 	return postgres.Open(ctx, c.Database, logger)
+}
+
+// auditKeys returns the keys of the audit log, which are made in a data directory without. That must be locked.
+func (c *Config) auditKeys() (audit.KeyFile, error) {
+	file := audit.KeyFile(c.AuditKeyFile)
+	if file == "" {
+		file = audit.KeyFile(filepath.Join(c.DataDir, auditKeyFile))
+		if err := audit.EnsureKeyFile(string(file)); err != nil {
+			return "", err
+		}
+	}
+	_, err := file.Keys()
+	return file, err
 }
 
 // lockDirectory locks the data directory of a registry that does not run, for a command.

@@ -90,11 +90,15 @@ func New(cfg Config) (_ *Registry, err error) {
 	}
 	r.closers = append(r.closers, closeBlobs)
 
+	keys, err := cfg.auditKeys()
+	if err != nil {
+		return nil, err
+	}
 	r.core = core.New(store, core.Options{
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
-		Collection: cfg.GC.collection(), Room: r.room,
+		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys,
 	})
 	installation, err := r.core.LogOrigin(context.Background())
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 	RoleAccount Role = "account"
 	// RoleSuperuser is the account "admin": everything but the operator's endpoints and what needs an account.
 	RoleSuperuser Role = "superuser"
-	// RoleOperator is the Kubernetes operator: its own endpoints and nothing else.
+	// RoleOperator is the Kubernetes operator: its own endpoints, what proves the audit log, and nothing else.
 	RoleOperator Role = "operator"
 
 	// RoleAnybody is every caller but the operator.
@@ -114,6 +114,8 @@ const (
 	// SuperuserLogs reads the audit log of everything.
 	SuperuserLogs Permission = "logs:read-all"
 
+	// LogsProve reads what proves the audit log: checkpoints, entries as they are hashed, proofs and exports.
+	LogsProve Permission = "logs:prove"
 	// PersonErase erases persons from the audit log.
 	PersonErase Permission = "logs:erase-person"
 
@@ -160,6 +162,7 @@ var table = map[Permission][]Role{
 	PolicyWrite:        {RoleOrganizationAdmin, RoleSuperuser},
 	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
 	SuperuserLogs:      {RoleSuperuser},
+	LogsProve:          {RoleSuperuser, RoleOperator},
 	PersonErase:        {RoleSuperuser},
 	UserRead:           {RoleAccount, RoleSuperuser},
 	UserChange:         {RolePasswordUser},

@@ -9,12 +9,12 @@ import (
 )
 
 var _ = Describe("The permission table", func() {
-	It("gives admin everything but the operator's endpoints and what needs an account, and the operator nothing else", func() {
+	It("gives admin everything but the operator's endpoints and what needs an account, and the operator these and the proofs", func() {
 		Expect(auth.Permissions()).NotTo(BeEmpty())
 		for _, permission := range auth.Permissions() {
 			superuser := auth.Allowed(auth.RoleSuperuser, permission) || auth.Allowed(auth.RoleAnybody, permission)
 			Expect(superuser).To(Equal(permission != auth.OperatorProtocol && permission != auth.UserChange), string(permission))
-			Expect(auth.Allowed(auth.RoleOperator, permission)).To(Equal(permission == auth.OperatorProtocol), string(permission))
+			Expect(auth.Allowed(auth.RoleOperator, permission)).To(Equal(permission == auth.OperatorProtocol || permission == auth.LogsProve), string(permission))
 			Expect(auth.Allowed(auth.RoleAnybody, permission)).To(Equal(permission == auth.OpenAPIRead || permission == auth.TokenIssue || permission == auth.TokenKeysRead), string(permission))
 		}
 	})
@@ -60,6 +60,7 @@ var _ = Describe("The permission table", func() {
 		Entry(nil, auth.PolicyRead, true, "superuser", "admin"),
 		Entry(nil, auth.LogsRead, false, "superuser", "admin"),
 		Entry(nil, auth.SuperuserLogs, false, "superuser"),
+		Entry(nil, auth.LogsProve, false, "superuser", "operator"),
 		Entry(nil, auth.RobotManage, false, "superuser", "admin"),
 		Entry(nil, auth.MemberManage, false, "superuser", "admin"),
 		Entry(nil, auth.OrganizationAdmin, false, "superuser", "admin"),

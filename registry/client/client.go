@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
@@ -206,6 +208,34 @@ func (c *Client) PolicyLog(ctx context.Context, uuid string, after int64, limit 
 	return segment, err
 }
 
+// Checkpoint reads the signed checkpoint of the whole log: a note, whose signatures are not checked.
+func (c *Client) Checkpoint(ctx context.Context) ([]byte, error) {
+	return c.text(ctx, "api", "v1", "superuser", "audit", "checkpoint")
+}
+
+// AuditKeys reads the public keys of checkpoints, one a line.
+func (c *Client) AuditKeys(ctx context.Context) ([]byte, error) {
+	return c.text(ctx, "api", "v1", "superuser", "audit", "keys")
+}
+
+// Consistency asks for the proof that the log of size from is the beginning of that of size to, in the order of RFC 6962.
+// IsNotFound tells that the log has not come to one of the sizes.
+func (c *Client) Consistency(ctx context.Context, from, to int64) (tlog.TreeProof, error) {
+	query := url.Values{"from": {strconv.FormatInt(from, 10)}, "to": {strconv.FormatInt(to, 10)}}
+	var answer openapi.ConsistencyProof
+	if err := c.Get(ctx, []string{"api", "v1", "superuser", "audit", "proof", "consistency"}, query, &answer); err != nil {
+		return nil, err
+	}
+	proof := make(tlog.TreeProof, len(answer.Proof))
+	for i, text := range answer.Proof {
+		var err error
+		if proof[i], err = tlog.ParseHash(text); err != nil {
+			return nil, fmt.Errorf("reading the registry's answer: a hash of the proof: %w", err)
+		}
+	}
+	return proof, nil
+}
+
 // LogCursor returns the index of the next entry that the named reader has to read, 0 at first.
 func (c *Client) LogCursor(ctx context.Context, name string) (int64, error) {
 	var cursor openapi.Cursor
@@ -280,6 +310,22 @@ func (c *Client) Stream(ctx context.Context, path []string, query url.Values) (i
 		return nil, readError(response, io.LimitReader(response.Body, maxAnswer))
 	}
 	return response.Body, nil
+}
+
+// text reads a short answer that is not JSON.
+func (c *Client) text(ctx context.Context, path ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	body, err := c.Stream(ctx, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	content, err := io.ReadAll(io.LimitReader(body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("reading the registry's answer: %w", err)
+	}
+	return content, nil
 }
 
 func (c *Client) do(ctx context.Context, r request) error {

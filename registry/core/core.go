@@ -54,6 +54,8 @@ type Options struct {
 	LeaseTerm time.Duration
 	// Collection says what garbage collection may remove; DefaultCollection if nil.
 	Collection *Collection
+	// AuditKeys sign checkpoints of the log; without them there are none.
+	AuditKeys audit.KeyFile
 	// Room returns why nothing more can be stored, for instance because the disk is full; nil if it can. By default
 	// there is always room.
 	Room func() error

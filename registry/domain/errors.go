@@ -53,6 +53,8 @@ const (
 	CodeUnavailable Code = "UNAVAILABLE"
 	// CodeStorageFull refuses content because the disk is full; reading and deleting go on.
 	CodeStorageFull Code = "STORAGE_FULL"
+	// CodeLogInconsistent means that the audit log was changed by somebody else than the registry.
+	CodeLogInconsistent Code = "LOG_INCONSISTENT"
 )
 
 // Error is the one error type that reaches clients. Message says what is wrong and what to do; it never holds a

@@ -82,6 +82,7 @@ func newGuarded() *guarded {
 const (
 	nobody     = ""
 	onlyAdmin  = "admin"
+	auditors   = "admin operator"
 	orgAdmins  = "admin org-admin"
 	repoAdmins = orgAdmins + " repo-admin team-a+repo-admin team-a+admin"
 	writers    = repoAdmins + " writer team-a+writer"
@@ -132,8 +133,13 @@ var allowed = map[string][]string{
 	"GET /api/v1/repository/{repository}/aggregatelogs":     {orgAdmins},
 	"GET /api/v1/superuser/aggregatelogs":                   {onlyAdmin},
 
-	"POST /api/v1/superuser/audit/erasures":       {onlyAdmin},
-	"GET /api/v1/superuser/audit/erasures/{uuid}": {onlyAdmin},
+	"GET /api/v1/superuser/audit/checkpoint":        {auditors},
+	"GET /api/v1/superuser/audit/keys":              {auditors},
+	"GET /api/v1/superuser/audit/entries/{index}":   {auditors},
+	"GET /api/v1/superuser/audit/proof/inclusion":   {auditors},
+	"GET /api/v1/superuser/audit/proof/consistency": {auditors},
+	"POST /api/v1/superuser/audit/erasures":         {onlyAdmin},
+	"GET /api/v1/superuser/audit/erasures/{uuid}":   {onlyAdmin},
 
 	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
 	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},

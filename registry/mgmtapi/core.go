@@ -18,6 +18,7 @@ type Core interface {
 	erasures
 	policies
 	logs
+	evidence
 	identities
 	operatorProtocol
 }
@@ -63,6 +64,14 @@ type logs interface {
 	LogOrigin(ctx context.Context) (string, error)
 	// WaitLog returns nil once an entry with an index above after can be read.
 	WaitLog(ctx context.Context, after int64) error
+}
+
+type evidence interface {
+	SignedCheckpoint(ctx context.Context) ([]byte, error)
+	AuditPublicKeys() ([]string, error)
+	LogEntry(ctx context.Context, index int64) (audit.Evidence, error)
+	InclusionProof(ctx context.Context, index, size int64) (audit.InclusionProof, error)
+	ConsistencyProof(ctx context.Context, from, to int64) (audit.ConsistencyProof, error)
 }
 
 type identities interface {

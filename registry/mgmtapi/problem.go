@@ -47,6 +47,7 @@ var problemKinds = map[domain.Code]problemKind{
 	domain.CodeTooManyRequests:      {http.StatusTooManyRequests, openapi.ErrorTypeTooManyRequests},
 	domain.CodeUnavailable:          {http.StatusServiceUnavailable, openapi.ErrorTypeDownstreamIssue},
 	domain.CodeStorageFull:          {http.StatusInsufficientStorage, openapi.ErrorTypeDownstreamIssue},
+	domain.CodeLogInconsistent:      {http.StatusInternalServerError, openapi.ErrorTypeInternalError},
 }
 
 // Codes of failures that only HTTP knows.

@@ -59,6 +59,11 @@ var routes = []route{
 	{method: get, path: "/api/v1/repository/{repository}/aggregatelogs", permission: auth.LogsRead, query: countQuery, handle: (*API).countLogs},
 	{method: get, path: "/api/v1/superuser/aggregatelogs", permission: auth.SuperuserLogs, query: countQuery, handle: (*API).countLogs},
 
+	{method: get, path: "/api/v1/superuser/audit/checkpoint", permission: auth.LogsProve, handle: (*API).getCheckpoint},
+	{method: get, path: "/api/v1/superuser/audit/keys", permission: auth.LogsProve, handle: (*API).listAuditKeys},
+	{method: get, path: "/api/v1/superuser/audit/entries/{index}", permission: auth.LogsProve, handle: (*API).getEvidence},
+	{method: get, path: "/api/v1/superuser/audit/proof/inclusion", permission: auth.LogsProve, query: []string{"index", "size"}, handle: (*API).proveInclusion},
+	{method: get, path: "/api/v1/superuser/audit/proof/consistency", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).proveConsistency},
 	{method: post, path: "/api/v1/superuser/audit/erasures", permission: auth.PersonErase, handle: (*API).erasePerson},
 	{method: get, path: "/api/v1/superuser/audit/erasures/{uuid}", permission: auth.PersonErase, handle: (*API).getErasure},
 

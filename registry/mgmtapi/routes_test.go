@@ -17,7 +17,7 @@ import (
 
 // example puts values into the parameters of a path.
 var example = strings.NewReplacer("{organization}", "no-such-org", "{repository}", "no-such-org/no/such", "{tag}", "v1",
-	"{uuid}", "5e0c4b1e-0000-4000-8000-000000000000", "{robot}", "ci", "{member}", "nobody", "{account}", "nobody", "{user}", "nobody", "{key}", "none", "{namespace}", "team-a", "{name}", "releases", "{cursor}", "events")
+	"{uuid}", "5e0c4b1e-0000-4000-8000-000000000000", "{robot}", "ci", "{member}", "nobody", "{account}", "nobody", "{user}", "nobody", "{key}", "none", "{namespace}", "team-a", "{name}", "releases", "{cursor}", "events", "{index}", "1000000")
 
 var _ = Describe("The table of routes", func() {
 	It("is the OpenAPI document, which is valid", func() {

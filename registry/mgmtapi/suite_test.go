@@ -23,6 +23,7 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -72,6 +73,8 @@ var _ = BeforeSuite(func() {
 	Expect(os.WriteFile(secrets.OperatorTokenFile, []byte(operatorToken), 0o600)).To(Succeed())
 	superusers, err = auth.New(secrets)
 	Expect(err).NotTo(HaveOccurred())
+	coreOptions.AuditKeys = audit.KeyFile(filepath.Join(dir, "audit.key"))
+	Expect(audit.EnsureKeyFile(string(coreOptions.AuditKeys))).To(Succeed())
 })
 
 // clock is a time that tests move.
@@ -270,5 +273,5 @@ func (r *registry) policy(organization, pattern string) string {
 	return id.UUID
 }
 
-// coreOptions are the core's defaults.
+// coreOptions are the core's defaults, with a key that signs checkpoints.
 var coreOptions core.Options

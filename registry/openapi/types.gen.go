@@ -172,6 +172,15 @@ type Claim struct {
 	Organizations []string `json:"organizations,omitempty"`
 }
 
+// ConsistencyProof defines model for ConsistencyProof.
+type ConsistencyProof struct {
+	From int64 `json:"from"`
+
+	// Proof Hashes in base64, in the order of RFC 6962, section 2.1.2.
+	Proof []string `json:"proof"`
+	To    int64    `json:"to"`
+}
+
 // Coverage defines model for Coverage.
 type Coverage struct {
 	// Covered Those that the policy covers.
@@ -235,6 +244,33 @@ type Erasure struct {
 
 // ErrorType defines model for ErrorType.
 type ErrorType string
+
+// Evidence defines model for Evidence.
+type Evidence struct {
+	// Hash The hash of the leaf in the Merkle tree (RFC 6962), in base64.
+	Hash  string `json:"hash"`
+	Index int64  `json:"index"`
+
+	// Leaf The canonical encoding of the entry.
+	Leaf string `json:"leaf"`
+
+	// Personal The salt and the values that stand hashed in the leaf.
+	Personal json.RawMessage `json:"personal,omitempty"`
+}
+
+// InclusionProof defines model for InclusionProof.
+type InclusionProof struct {
+	// Hash The entry's hash in base64.
+	Hash  string `json:"hash"`
+	Index int64  `json:"index"`
+
+	// Proof Hashes in base64, in the order of RFC 6962, section 2.1.1.
+	Proof []string `json:"proof"`
+
+	// Root The root of the log of this size, in base64.
+	Root string `json:"root"`
+	Size int64  `json:"size"`
+}
 
 // Lock defines model for Lock.
 type Lock struct {
@@ -1170,6 +1206,24 @@ type CountLogsParams struct {
 
 	// Policy Only entries about the policy of this UUID.
 	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
+}
+
+// ProveConsistencyParams defines parameters for ProveConsistency.
+type ProveConsistencyParams struct {
+	// From The smaller size.
+	From int64 `form:"from" json:"from"`
+
+	// To The larger size; the log's present size by default.
+	To *int64 `form:"to,omitempty" json:"to,omitempty"`
+}
+
+// ProveInclusionParams defines parameters for ProveInclusion.
+type ProveInclusionParams struct {
+	// Index The index of the entry.
+	Index int64 `form:"index" json:"index"`
+
+	// Size The size of the log that the entry is proven to be in; its present size by default.
+	Size *int64 `form:"size,omitempty" json:"size,omitempty"`
 }
 
 // ListLogsParams defines parameters for ListLogs.

@@ -154,7 +154,7 @@ func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequen
 			if err := s.takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}); err != nil {
 				return err
 			}
-			done, err = meta.NewConcurrentTx(ctx, querier{tx}).Index(limit)
+			done, err = meta.NewConcurrentTx(ctx, querier{tx}).Sequence(limit)
 			return err
 		})
 	})

@@ -185,13 +185,26 @@ func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
 	return last, err
 }
 
-// SequenceAudit gives entries their index. With one writer, ids are in the order of commits.
+// SequenceAudit gives entries their index. With one writer, ids are in the order of commits. What needs no lock is done
+// before the writer is asked.
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
-	err = s.write(ctx, meta.Scope{Background: true}, func(tx *meta.Tx) (err error) {
-		done, err = tx.IndexByID(limit)
-		return err
-	})
-	return done, err
+	for {
+		var plan meta.Sequence
+		err = s.Read(ctx, func(r *meta.Reader) (err error) {
+			plan, err = r.PlanSequence(limit)
+			return err
+		})
+		if err != nil {
+			return done, err
+		}
+		err = s.write(ctx, meta.Scope{Background: true}, func(tx *meta.Tx) (err error) {
+			done, err = tx.ApplySequence(plan)
+			return err
+		})
+		if !errors.Is(err, meta.ErrStale) {
+			return done, err
+		}
+	}
 }
 
 // Close waits for running reads and writes and closes the file.
