@@ -61,6 +61,10 @@ type Config struct {
 	PoliciesDeletionDelay time.Duration
 	// GC says what garbage is collected, and when.
 	GC GarbageCollection
+	// AuditRetention is how long entries of the audit log are kept; 0: for ever.
+	AuditRetention time.Duration
+	// AuditArchive is where entries go before they are pruned: a directory, or "s3://bucket…" (see s3.ParseLocation).
+	AuditArchive string
 	// AuditForward are the receivers of the audit log's entries (see forward.ParseTarget).
 	AuditForward []string
 	// Logger is slog.Default if nil.
@@ -94,6 +98,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
 	c.GC.addFlags(flags)
+	flags.Var((*days)(&c.AuditRetention), "audit-retention", "how long entries of the audit log are kept before they are archived and pruned, such as 400d or 9600h; 0 keeps them for ever")
+	flags.StringVar(&c.AuditArchive, "audit-archive", c.AuditArchive, "where entries of the audit log go before they are pruned: a directory, or s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]")
 	flags.StringSliceVar(&c.AuditForward, "audit-forward", c.AuditForward, "receivers of the audit log's entries, comma-separated or repeated: stdout, https://host/path#secret-file=PATH for a signed webhook, otlp+https://host:port[#secret-file=PATH] for OTLP")
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }
@@ -223,6 +229,9 @@ func (c *Config) validate() error {
 	}
 	if _, err := forward.ParseTargets(c.AuditForward); err != nil {
 		return fmt.Errorf("--audit-forward: %w", err)
+	}
+	if err := c.validateRetention(); err != nil {
+		return err
 	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {

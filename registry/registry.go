@@ -126,7 +126,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		r.gc = gc.New(gc.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Interval: cfg.GC.Interval})
 		metrics.gatherer.MustRegister(r.gc.Metrics()...)
 	}
-	if err := r.forwardLog(cfg, metrics); err != nil {
+	if err := errors.Join(r.forwardLog(cfg, metrics), r.pruneLog(cfg, metrics)); err != nil {
 		return nil, err
 	}
 	r.server = newServer(r.logger, metrics, r.ready, r.oci, management)

@@ -133,8 +133,8 @@ func (c *Core) FinishArchive(ctx context.Context, archive domain.Archive) error 
 	}))
 }
 
-// PruneLog removes the next entries of a written archive, and reports whether that was the last of them: then the pruning
-// has its own entry.
+// PruneLog removes the next entries of a written archive, and reports whether that was the last of them. The pruning has an
+// entry of its own, which is committed together with the first removal.
 func (c *Core) PruneLog(ctx context.Context, index int64) (done bool, err error) {
 	origin, err := c.logOrigin(ctx)
 	if err != nil {
@@ -158,15 +158,15 @@ func (c *Core) PruneLog(ctx context.Context, index int64) (done bool, err error)
 			return nil
 		}
 		pruned, err := tx.PruneAudit(from, to)
-		if err != nil || !pruned || to < archive.End {
+		if err != nil || !pruned {
 			return err
 		}
-		done = true
+		if done = to == archive.End; from > archive.First {
+			return nil
+		}
 		return appendEntries(tx, origin, []audit.Entry{pruneEntry(archive, c.now())})
 	})
-	if err == nil && done {
-		c.sequencer.Notify()
-	}
+	c.sequencer.Notify()
 	return done, forClient(err)
 }
 

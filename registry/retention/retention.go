@@ -95,7 +95,8 @@ func (p *Pruner) Prune(ctx context.Context) (err error) {
 		if !more {
 			break
 		}
-		if archive.WrittenAt.IsZero() {
+		// One that was written before may have been lost since.
+		if archive.WrittenAt.IsZero() || p.check(ctx, archive) != nil {
 			if archive, err = p.write(ctx, archive); err != nil {
 				return fmt.Errorf("archive %s: %w", archive.Name, err)
 			}
@@ -162,12 +163,8 @@ func (p *Pruner) check(ctx context.Context, archive domain.Archive) error {
 	return nil
 }
 
-// prune removes the entries of an archive, some at a time. Before the first goes, the stored file is read once more: it
-// may have been written long ago.
+// prune removes the entries of an archive, some at a time.
 func (p *Pruner) prune(ctx context.Context, archive domain.Archive) error {
-	if err := p.check(ctx, archive); err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
 		done, err := p.Core.PruneLog(ctx, archive.First)
 		if err != nil {
