@@ -53,6 +53,7 @@ const (
 	KindDeleteOrgFailed  Kind = "org_delete_failed"
 
 	KindAdoptCluster Kind = "adopt_cluster"
+	KindForkLog      Kind = "fork_log"
 
 	KindCreateUser       Kind = "user_create"
 	KindDeleteUser       Kind = "user_delete"

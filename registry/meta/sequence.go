@@ -90,7 +90,7 @@ func (r *Reader) PlanSequence(limit int) (s Sequence, err error) {
 		return s, r.catchUp(&s, limit)
 	}
 	var leaves []tlog.Hash
-	err = r.each(`SELECT id, leaf FROM audit_entries WHERE id > $1 ORDER BY id LIMIT $2`, []any{s.was.lastID, limit}, func(row scanner) error {
+	err = r.each(`SELECT id, leaf FROM audit_entries WHERE id > $1 AND idx IS NULL ORDER BY id LIMIT $2`, []any{s.was.lastID, limit}, func(row scanner) error {
 		var id int64
 		var leaf []byte
 		err := row.Scan(&id, &leaf)
@@ -176,7 +176,7 @@ func (r *Reader) PendingByID() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	last, err := r.number(`SELECT COALESCE(MAX(id), 0) FROM audit_entries WHERE id > $1`, was.lastID)
+	last, err := r.number(`SELECT COALESCE(MAX(id), 0) FROM audit_entries WHERE id > $1 AND idx IS NULL`, was.lastID)
 	return orBehind(last, was), err
 }
 

@@ -138,6 +138,7 @@ var allowed = map[string][]string{
 	"GET /api/v1/superuser/audit/entries/{index}":   {auditors},
 	"GET /api/v1/superuser/audit/proof/inclusion":   {auditors},
 	"GET /api/v1/superuser/audit/proof/consistency": {auditors},
+	"GET /api/v1/superuser/audit/export":            {auditors},
 	"POST /api/v1/superuser/audit/erasures":         {onlyAdmin},
 	"GET /api/v1/superuser/audit/erasures/{uuid}":   {onlyAdmin},
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -85,6 +86,8 @@ type answer struct {
 	// raw is sent as it is, as contentType, instead of body.
 	raw         []byte
 	contentType string
+	// stream writes a body of any length. If it fails, the connection is cut off: nobody takes a part for the whole.
+	stream func(io.Writer) error
 }
 
 func ok(body any) answer      { return answer{status: http.StatusOK, body: body} }
@@ -149,8 +152,18 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, answer answer) {
 		header.Set("Content-Type", answer.contentType)
 		header.Set("Content-Length", strconv.Itoa(len(content)))
 	}
+	if answer.stream != nil {
+		header.Set("Content-Type", answer.contentType)
+	}
 	w.WriteHeader(answer.status)
-	if r.Method != http.MethodHead {
+	switch {
+	case r.Method == http.MethodHead:
+	case answer.stream != nil:
+		if err := answer.stream(w); err != nil {
+			a.logger.WarnContext(r.Context(), "an answer was cut off", "method", r.Method, "path", r.URL.Path, "error", err)
+			panic(http.ErrAbortHandler)
+		}
+	default:
 		// A client that went away is its own affair.
 		_, _ = w.Write(content)
 	}

@@ -2,6 +2,7 @@ package mgmtapi
 
 import (
 	"context"
+	"io"
 
 	"github.com/opencontainers/go-digest"
 
@@ -72,6 +73,7 @@ type evidence interface {
 	LogEntry(ctx context.Context, index int64) (audit.Evidence, error)
 	InclusionProof(ctx context.Context, index, size int64) (audit.InclusionProof, error)
 	ConsistencyProof(ctx context.Context, from, to int64) (audit.ConsistencyProof, error)
+	ExportLog(ctx context.Context, from, to int64) (func(io.Writer) error, error)
 }
 
 type identities interface {

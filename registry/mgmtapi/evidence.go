@@ -2,6 +2,7 @@ package mgmtapi
 
 import (
 	"math"
+	"net/http"
 	"strconv"
 	"strings"
 
@@ -15,12 +16,12 @@ const plainText = "text/plain; charset=utf-8"
 
 func (a *API) getCheckpoint(c *call) (answer, error) {
 	signed, err := a.core.SignedCheckpoint(c.Context())
-	return answer{status: 200, raw: signed, contentType: plainText}, err
+	return answer{status: http.StatusOK, raw: signed, contentType: plainText}, err
 }
 
 func (a *API) listAuditKeys(*call) (answer, error) {
 	keys, err := a.core.AuditPublicKeys()
-	return answer{status: 200, raw: []byte(strings.Join(keys, "\n") + "\n"), contentType: plainText}, err
+	return answer{status: http.StatusOK, raw: []byte(strings.Join(keys, "\n") + "\n"), contentType: plainText}, err
 }
 
 func (a *API) getEvidence(c *call) (answer, error) {
@@ -76,6 +77,19 @@ func (a *API) proveConsistency(c *call) (answer, error) {
 		return answer{}, err
 	}
 	return ok(openapi.ConsistencyProof{From: proof.From, To: proof.To, Proof: hashTexts(proof.Proof)}), nil
+}
+
+func (a *API) exportEvidence(c *call) (answer, error) {
+	from, err := c.query.number("from", 0, 0, math.MaxInt64)
+	if err != nil {
+		return answer{}, err
+	}
+	to, err := c.query.number("to", 0, 1, math.MaxInt64)
+	if err != nil {
+		return answer{}, err
+	}
+	stream, err := a.core.ExportLog(c.Context(), from, to)
+	return answer{status: http.StatusOK, contentType: "application/jsonl", stream: stream}, err
 }
 
 // hashTexts writes hashes in base64.

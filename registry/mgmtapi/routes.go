@@ -64,6 +64,7 @@ var routes = []route{
 	{method: get, path: "/api/v1/superuser/audit/entries/{index}", permission: auth.LogsProve, handle: (*API).getEvidence},
 	{method: get, path: "/api/v1/superuser/audit/proof/inclusion", permission: auth.LogsProve, query: []string{"index", "size"}, handle: (*API).proveInclusion},
 	{method: get, path: "/api/v1/superuser/audit/proof/consistency", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).proveConsistency},
+	{method: get, path: "/api/v1/superuser/audit/export", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).exportEvidence},
 	{method: post, path: "/api/v1/superuser/audit/erasures", permission: auth.PersonErase, handle: (*API).erasePerson},
 	{method: get, path: "/api/v1/superuser/audit/erasures/{uuid}", permission: auth.PersonErase, handle: (*API).getErasure},
 

@@ -1208,6 +1208,15 @@ type CountLogsParams struct {
 	Policy *PolicyFilter `form:"policy,omitempty" json:"policy,omitempty"`
 }
 
+// ExportEvidenceParams defines parameters for ExportEvidence.
+type ExportEvidenceParams struct {
+	// From The index of the first entry.
+	From *int64 `form:"from,omitempty" json:"from,omitempty"`
+
+	// To The index behind the last entry; the log's present size by default.
+	To *int64 `form:"to,omitempty" json:"to,omitempty"`
+}
+
 // ProveConsistencyParams defines parameters for ProveConsistency.
 type ProveConsistencyParams struct {
 	// From The smaller size.
