@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -85,14 +86,12 @@ func logDue(r *meta.Reader, before time.Time, readers []string) (due Due, err er
 // PlanArchive returns the archive to write, or to prune the entries of, next: one that was begun, or one of entries that
 // are due. It reports false if there is none, or so few that they can wait.
 //
-// The plan is stored before the file is written, so a file that is written again has the same entries, and the same
-// checkpoint.
+// The plan is stored before the file is written, so a file that is written again has the same entries.
 func (c *Core) PlanArchive(ctx context.Context, before time.Time, readers []string) (archive domain.Archive, ok bool, err error) {
-	origin, err := c.logOrigin(ctx)
-	if err != nil {
+	if err := c.syncLog(ctx); err != nil {
 		return archive, false, err
 	}
-	checkpoint, err := c.SignedCheckpoint(ctx)
+	origin, err := c.logOrigin(ctx)
 	if err != nil {
 		return archive, false, err
 	}
@@ -117,12 +116,21 @@ func (c *Core) PlanArchive(ctx context.Context, before time.Time, readers []stri
 				return err
 			}
 		}
-		archive = domain.Archive{First: due.First, End: due.First + count, Checkpoint: checkpoint, PlannedAt: c.now()}
+		archive = domain.Archive{First: due.First, End: due.First + count, PlannedAt: c.now()}
 		archive.Name = fmt.Sprintf("%s-%012d-%012d.jsonl.gz", strings.ReplaceAll(origin, "/", "-"), archive.First, archive.End-1)
 		ok = true
 		return tx.InsertArchive(archive)
 	})
 	return archive, ok, forClient(err)
+}
+
+// ExportArchive writes the export of a planned archive.
+func (c *Core) ExportArchive(ctx context.Context, archive domain.Archive, w io.Writer) error {
+	write, err := c.ExportLog(ctx, archive.First, archive.End)
+	if err != nil {
+		return err
+	}
+	return write(w)
 }
 
 // FinishArchive notes that a planned archive is written, to where it will stay: only now may its entries go.

@@ -7,8 +7,6 @@ type Archive struct {
 	// First is the index of its first entry, End that behind its last.
 	First, End int64
 	Name       string
-	// Checkpoint is the signed one that stands in the file.
-	Checkpoint []byte
 	// SHA256 is that of the file, in hexadecimal, and Size its bytes; none until it is written.
 	SHA256    string
 	Size      int64

@@ -20,11 +20,11 @@ func (r *Reader) AuditTime(index int64) (time.Time, error) {
 	return fromMicros(micros), err
 }
 
-const archiveQuery = `SELECT first_index, end_index, name, checkpoint, sha256, size, planned_at, written_at FROM archives WHERE `
+const archiveQuery = `SELECT first_index, end_index, name, sha256, size, planned_at, written_at FROM archives WHERE `
 
 func scanArchive(row scanner) (a domain.Archive, err error) {
 	var planned, written int64
-	err = row.Scan(&a.First, &a.End, &a.Name, &a.Checkpoint, &a.SHA256, &a.Size, &planned, &written)
+	err = row.Scan(&a.First, &a.End, &a.Name, &a.SHA256, &a.Size, &planned, &written)
 	a.PlannedAt, a.WrittenAt = fromMicros(planned), fromMicros(written)
 	return a, err
 }
@@ -40,8 +40,8 @@ func (r *Reader) Archive(index int64) (a domain.Archive, err error) {
 
 // InsertArchive stores an archive that is to be written.
 func (tx *Tx) InsertArchive(a domain.Archive) error {
-	return tx.do(`INSERT INTO archives (first_index, end_index, name, checkpoint, sha256, size, planned_at, written_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		a.First, a.End, a.Name, a.Checkpoint, a.SHA256, a.Size, toMicros(a.PlannedAt), toMicros(a.WrittenAt))
+	return tx.do(`INSERT INTO archives (first_index, end_index, name, sha256, size, planned_at, written_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		a.First, a.End, a.Name, a.SHA256, a.Size, toMicros(a.PlannedAt), toMicros(a.WrittenAt))
 }
 
 // FinishArchive notes that an archive is written.

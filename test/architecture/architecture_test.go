@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	"registry/gc":                         {"registry/domain", "registry/blob", "registry/core"},
 	"registry/fsck":                       {"registry/domain", "registry/blob", "registry/core"},
 	"registry/forward":                    {"registry/domain", "registry/audit"},
-	"registry/retention":                  {"registry/domain", "registry/blob/s3", "registry/core"},
+	"registry/retention":                  {"registry/domain", "registry/audit", "registry/blob/s3", "registry/core"},
 	"registry/client":                     {"registry/domain", "registry/openapi"},
 	"registry":                            {"registry/domain", "registry/audit", "registry/blob", "registry/blob/fs", "registry/blob/s3", "registry/meta", "registry/meta/sqlite", "registry/meta/postgres", "registry/core", "registry/auth", "registry/gc", "registry/fsck", "registry/forward", "registry/retention", "registry/ociapi", "registry/mgmtapi"},
 	"api/v1alpha1":                        {"registry/domain", "registry/policy"},

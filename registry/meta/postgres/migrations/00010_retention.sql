@@ -34,7 +34,6 @@ CREATE TABLE archives (
     first_index BIGINT PRIMARY KEY,
     end_index   BIGINT NOT NULL, -- of the first entry behind it
     name        TEXT   NOT NULL,
-    checkpoint  BYTEA  NOT NULL, -- signed when it was planned; it stands in the file
     sha256      TEXT   NOT NULL, -- of the file, in hexadecimal; empty until it is written
     size        BIGINT NOT NULL, -- in bytes
     planned_at  BIGINT NOT NULL,
