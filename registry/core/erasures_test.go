@@ -49,6 +49,7 @@ var _ = eachEngine("Erasing a person", func(h *harness) {
 	}
 
 	It("takes the name, the address and the salt of each entry that names the person, and leaves every leaf as it is", func() {
+		known := h.withKeys()
 		push(alice, 0)
 		push(bob, 1)
 		Expect(h.CreateUser(ctx, admin, core.NewUser{Name: "alice"})).To(Succeed()) // metadata names her
@@ -81,6 +82,9 @@ var _ = eachEngine("Erasing a person", func(h *harness) {
 		}
 		Expect(erased).To(BeNumerically(">=", 5))
 		Expect(done.Entries).To(Equal(erased))
+		report := h.verify(known, 0, 0)
+		Expect(report.Problem).To(BeNil())
+		Expect(report.Erased).To(Equal(erased))
 
 		By("writing an entry that says how many, and who asked, without the name")
 		last := views[len(views)-1]

@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -401,6 +403,47 @@ var _ = Describe("Pruning", func() {
 		Entry("the store loses it", func(s retention.Store) retention.Store { return forgetting{s} }, "reading it again"),
 		Entry("the store cuts it", func(s retention.Store) retention.Store { return cutting{s} }, "its SHA-256 is"),
 	)
+
+	It("leaves a log that an auditor can check as a whole, with its archives", func() {
+		l := newLog()
+		store, dir := directory()
+		for range 3 {
+			l.pushes(300)
+			l.clock.advance(period + 48*time.Hour)
+			Expect(l.pruner(store).Prune(ctx)).To(Succeed())
+		}
+		l.pushes(1)
+		public, err := l.AuditPublicKeys()
+		Expect(err).NotTo(HaveOccurred())
+		options := audit.VerifyOptions{}
+		options.Known, err = audit.ParsePublicKeys([]byte(strings.Join(public, "\n")))
+		Expect(err).NotTo(HaveOccurred())
+		var archives []audit.Report
+		for _, name := range slices.Sorted(maps.Keys(files(dir))) {
+			report, err := audit.Verify(bytes.NewReader(files(dir)[name]), audit.VerifyOptions{Known: options.Known})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(report.Problem).To(BeNil())
+			archives = append(archives, report)
+			options.Against = append(options.Against, report.Checkpoint())
+		}
+		Expect(len(archives)).To(BeNumerically(">=", 3))
+		write, err := l.ExportLog(ctx, 0, 0)
+		Expect(err).NotTo(HaveOccurred())
+		var export bytes.Buffer
+		Expect(write(&export)).To(Succeed())
+		report, err := audit.Verify(&export, options)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(report.Problem).To(BeNil())
+		Expect(report.Cover(archives)).To(Equal(int64(-1)))
+		Expect(report.Archived).To(Equal(report.Pruned))
+		By("naming what is missing")
+		first, second := archives[0], archives[1]
+		Expect(report.Cover(archives[1:])).To(BeZero())
+		Expect(report.Archived).To(Equal(report.Pruned - first.Size))
+		Expect(report.Cover(append(archives[:1:1], archives[2:]...))).To(Equal(first.Size))
+		Expect(report.Archived).To(Equal(report.Pruned - (second.Size - second.From)))
+		Expect(report.Cover(nil)).To(BeZero())
+	})
 
 	It("writes an archive again that was lost before its entries were removed", func() {
 		l := newLog()
