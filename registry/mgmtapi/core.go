@@ -16,7 +16,7 @@ type Core interface {
 	organizations
 	repositories
 	tags
-	erasures
+	retention
 	policies
 	logs
 	evidence
@@ -105,9 +105,10 @@ type identities interface {
 	DeleteSigningKey(ctx context.Context, caller domain.Caller, id string) error
 }
 
-type erasures interface {
+type retention interface {
 	ErasePerson(ctx context.Context, caller domain.Caller, person string) (domain.Erasure, error)
 	Erasure(ctx context.Context, id string) (domain.Erasure, error)
+	LogArchive(ctx context.Context, index int64) (domain.Archive, error)
 }
 
 type operatorProtocol interface {

@@ -247,11 +247,14 @@ type ErrorType string
 
 // Evidence defines model for Evidence.
 type Evidence struct {
+	// Archive The archive that has the entry if it was pruned.
+	Archive string `json:"archive,omitempty"`
+
 	// Hash The hash of the leaf in the Merkle tree (RFC 6962), in base64.
 	Hash  string `json:"hash"`
 	Index int64  `json:"index"`
 
-	// Leaf The canonical encoding of the entry.
+	// Leaf The canonical encoding of the entry, empty if it was pruned.
 	Leaf string `json:"leaf"`
 
 	// Personal The salt and the values that stand hashed in the leaf.
