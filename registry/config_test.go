@@ -59,6 +59,7 @@ tls-key: key
 insecure-http: true
 token-key-file: /etc/tidelock/keys
 token-lifetime: 10m
+audit-key-file: /etc/tidelock/audit-keys
 external-url: https://registry.example.com/
 trusted-proxies: [10.0.0.0/8, 192.0.2.1]
 policies-deletion-delay: 30s
@@ -74,7 +75,7 @@ audit-forward: [stdout, "otlp+https://collector:4318"]
 		Expect(cfg).To(Equal(Config{
 			DataDir: "/var/lib/tidelock", Database: "postgres://tidelock@db/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
 			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
-			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
+			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, AuditKeyFile: "/etc/tidelock/audit-keys", ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
 			GC:             GarbageCollection{Interval: 10 * time.Minute, Grace: 12 * time.Hour, Delay: 30 * time.Minute, UntaggedManifests: true},
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
 			AuditRetention: 400 * 24 * time.Hour, AuditArchive: "s3://bucket/audit", AuditForward: []string{"stdout", "otlp+https://collector:4318"},
@@ -127,6 +128,8 @@ audit-forward: [stdout, "otlp+https://collector:4318"]
 		Expect(cfg.DataDir).NotTo(BeADirectory())
 	},
 		Entry("no data directory", func(c *Config) { c.DataDir = "" }, "--data-dir is required"),
+		Entry("no key of the audit log that replicas could share", func(c *Config) { c.Database, c.BlobStore = "postgres://db", "s3://bucket" },
+			"--audit-key-file is required where nothing is kept in a data directory; tidelock audit keygen makes a key, which all replicas share"),
 		Entry("another database", func(c *Config) { c.Database = "mysql://user:secret@host/db" }, "--database must be sqlite, or a URL that begins with postgres://"),
 		Entry("nobody who could log in", func(c *Config) { c.AdminPasswordFile = "" }, "nobody could log in; --admin-password-file is required"),
 		Entry("half of TLS", func(c *Config) { c.TLSCert = "cert" }, "--tls-cert and --tls-key belong together"),

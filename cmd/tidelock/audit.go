@@ -18,6 +18,7 @@ func newAuditCommand() *cobra.Command {
 		Short: "Read, export and verify the audit log of a registry",
 		Args:  cobra.NoArgs,
 	}
+	cmd.AddCommand(newAuditKeygenCommand(), newAuditPubkeyCommand(), newAuditExportCommand(), newAuditVerifyCommand())
 	return cmd
 }
 

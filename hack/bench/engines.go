@@ -13,6 +13,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/meta"
 	"github.com/tidelock/tidelock/registry/meta/postgres"
 	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
@@ -89,8 +90,12 @@ func scaledOut(ctx context.Context, o options, dir string) (_ *storage, err erro
 		return nil, err
 	}
 	undo = append(undo, stop)
+	key := filepath.Join(dir, "audit.key")
+	if err := audit.EnsureKeyFile(key); err != nil {
+		return nil, err
+	}
 	return &storage{
-		flags: []string{"--database", dsn, "--blob-store", "s3://" + bucket + "?endpoint=http://" + address},
+		flags: []string{"--database", dsn, "--blob-store", "s3://" + bucket + "?endpoint=http://" + address, "--audit-key-file", key},
 		open: func(ctx context.Context) (meta.Store, error) {
 			return postgres.Open(ctx, dsn, slog.New(slog.DiscardHandler))
 		},

@@ -151,3 +151,33 @@ func (e *ExportWriter) Close(signed []byte) error {
 	}
 	return e.out.Flush()
 }
+
+// CopyExport copies an export that comes whole, and returns how many entries it has. An export that was cut off is an
+// error. progress is told now and then how many entries have come, of how many.
+func CopyExport(w io.Writer, r io.Reader, progress func(entries, of int64)) (int64, error) {
+	lines := &lineReader{in: bufio.NewReaderSize(r, 64<<10)}
+	var header ExportHeader
+	for n := int64(-1); ; n++ {
+		line, err := lines.next()
+		if err != nil {
+			return n, fmt.Errorf("the export was cut off behind %d entries: %w", max(n, 0), err)
+		}
+		if _, err := w.Write(line); err != nil {
+			return n, err
+		}
+		switch {
+		case n < 0:
+			if err := json.Unmarshal(line, &header); err != nil || header.Format != ExportFormat {
+				return 0, fmt.Errorf("the answer is no export of the format %s", ExportFormat)
+			}
+		case n == header.Size-header.From:
+			var end ExportEnd
+			if err := json.Unmarshal(line, &end); err != nil || end.Checkpoint == "" {
+				return n, fmt.Errorf("the export does not end with a checkpoint behind %d entries", n)
+			}
+			return n, nil
+		case n%100_000 == 0 && n > 0:
+			progress(n, header.Size-header.From)
+		}
+	}
+}

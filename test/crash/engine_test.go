@@ -9,6 +9,7 @@ import (
 
 	. "github.com/onsi/gomega"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/blob/s3/s3test"
 	"github.com/tidelock/tidelock/registry/meta"
 	"github.com/tidelock/tidelock/registry/meta/postgres"
@@ -63,8 +64,10 @@ var engines = []engine{
 		bucket := objects.Bucket()
 		t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
 		t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+		key := filepath.Join(t.TempDir(), "audit.key")
+		g.Expect(audit.EnsureKeyFile(key)).To(Succeed())
 		return deployment{
-			flags: []string{"--database", dsn, "--blob-store", "s3://" + bucket + "?endpoint=http://" + objects.Address},
+			flags: []string{"--database", dsn, "--blob-store", "s3://" + bucket + "?endpoint=http://" + objects.Address, "--audit-key-file", key},
 			open: func(ctx context.Context) (meta.Store, error) {
 				return postgres.Open(ctx, dsn, slog.New(slog.DiscardHandler))
 			},
