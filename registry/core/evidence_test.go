@@ -7,10 +7,12 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/meta/metatest"
 )
 
 // withKeys restarts the core with a key of the audit log, and returns what checks its signatures.
@@ -65,6 +67,48 @@ var _ = eachEngine("The evidence of the log", func(h *harness) {
 				Expect(audit.VerifyConsistency(checkpoint, larger, proof.Proof)).To(Succeed())
 			}
 		}
+	})
+
+	It("has the entries of a version without a tree, before those that come", func() {
+		h.mustPush(app, "v1")
+		h.fill()
+		before, err := h.Checkpoint(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(metatest.Tamper(ctx, h.dir, `DELETE FROM audit_tiles`)).To(Succeed())
+		h.mustPush(app, "v2")
+		after, err := h.Checkpoint(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(after.Size).To(Equal(before.Size + 1))
+		proof, err := h.ConsistencyProof(ctx, before.Size, after.Size)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(audit.VerifyConsistency(before, after, proof.Proof)).To(Succeed())
+	})
+
+	It("is one tree, whoever of several puts the entries into it", func() {
+		known := h.withKeys()
+		other := core.New(h.store, h.options)
+		defer h.beside(other)()
+		var group errgroup.Group
+		for worker := range 6 {
+			group.Go(func() (err error) {
+				c := h.Core
+				if worker%2 == 0 {
+					c = other
+				}
+				for i := range 40 {
+					m := manifest(fmt.Sprintf("%d %d", worker, i))
+					push := core.Push{Reference: domain.Reference{Tag: fmt.Sprintf("w%d", worker)}, Manifest: m, Create: core.CreateOrganization}
+					if _, err = c.PutManifest(ctx, alice, app, push); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		Expect(group.Wait()).To(Succeed())
+		report := h.verify(known, 0, 0)
+		Expect(report.Problem).To(BeNil())
+		Expect(report.Entries).To(Equal(int64(242)))
 	})
 
 	It("is asked for what there is", func() {

@@ -33,7 +33,7 @@ func (h *harness) fill() {
 	Expect(h.store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error { return tx.AppendAudit(records...) })).To(Succeed())
 	checkpoint, err := h.Checkpoint(ctx)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(checkpoint.Size).To(Equal(int64(600)))
+	Expect(checkpoint.Size).To(BeNumerically(">=", 600))
 }
 
 // export exports entries of the log.

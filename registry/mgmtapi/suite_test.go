@@ -67,6 +67,7 @@ var _ = BeforeSuite(func() {
 	var err error
 	document, err = openapi3.NewLoader().LoadFromData(openapi.YAML)
 	Expect(err).NotTo(HaveOccurred())
+	openapi3filter.RegisterBodyDecoder("application/jsonl", openapi3filter.PlainBodyDecoder)
 	dir := GinkgoT().TempDir()
 	secrets := auth.Options{AdminPasswordFile: filepath.Join(dir, "password"), OperatorTokenFile: filepath.Join(dir, "token")}
 	Expect(os.WriteFile(secrets.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
