@@ -22,13 +22,14 @@ import (
 	"golang.org/x/time/rate"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/registry/audit"
 	registryclient "github.com/tidelock/tidelock/registry/client"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
 const (
 	// cursorName names the projector's place in the log.
-	cursorName = "kubernetes-events"
+	cursorName = audit.EventsCursor
 	// paceName names, beside it, when the bucket of Events is full again: in milliseconds since 1970.
 	paceName = "kubernetes-events-pace"
 	// logBatch is how many entries are read, and at most done twice after a crash.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/blob/s3"
+	"github.com/tidelock/tidelock/registry/forward"
 )
 
 // Config is how a registry runs.
@@ -60,6 +61,12 @@ type Config struct {
 	PoliciesDeletionDelay time.Duration
 	// GC says what garbage is collected, and when.
 	GC GarbageCollection
+	// AuditRetention is how long entries of the audit log are kept; 0: for ever.
+	AuditRetention time.Duration
+	// AuditArchive is where entries go before they are pruned: a directory, or "s3://bucket…" (see s3.ParseLocation).
+	AuditArchive string
+	// AuditForward are the receivers of the audit log's entries (see forward.ParseTarget).
+	AuditForward []string
 	// Logger is slog.Default if nil.
 	Logger *slog.Logger
 }
@@ -91,6 +98,9 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
 	c.GC.addFlags(flags)
+	flags.Var((*days)(&c.AuditRetention), "audit-retention", "how long entries of the audit log are kept before they are archived and pruned, such as 400d or 9600h; 0 keeps them for ever")
+	flags.StringVar(&c.AuditArchive, "audit-archive", c.AuditArchive, "where entries of the audit log go before they are pruned: a directory, or s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]")
+	flags.StringSliceVar(&c.AuditForward, "audit-forward", c.AuditForward, "receivers of the audit log's entries, comma-separated or repeated: stdout, https://host/path#secret-file=PATH for a signed webhook, otlp+https://host:port[#secret-file=PATH] for OTLP")
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }
 
@@ -215,6 +225,12 @@ func (c *Config) validate() error {
 		return fmt.Errorf("--token-lifetime %s is not from 1m to 1h", c.TokenLifetime)
 	}
 	if err := c.GC.validate(); err != nil {
+		return err
+	}
+	if _, err := forward.ParseTargets(c.AuditForward); err != nil {
+		return fmt.Errorf("--audit-forward: %w", err)
+	}
+	if err := c.validateRetention(); err != nil {
 		return err
 	}
 	host, _, err := net.SplitHostPort(c.Listen)

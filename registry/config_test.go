@@ -67,6 +67,9 @@ gc-interval: 10m
 gc-grace: 12h
 gc-delay: 30m
 gc-untagged-manifests: true
+audit-retention: 400d
+audit-archive: s3://bucket/audit
+audit-forward: [stdout, "otlp+https://collector:4318"]
 `, nil)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(cfg).To(Equal(Config{
@@ -75,6 +78,7 @@ gc-untagged-manifests: true
 			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, AuditKeyFile: "/etc/tidelock/audit-keys", ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
 			GC:             GarbageCollection{Interval: 10 * time.Minute, Grace: 12 * time.Hour, Delay: 30 * time.Minute, UntaggedManifests: true},
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
+			AuditRetention: 400 * 24 * time.Hour, AuditArchive: "s3://bucket/audit", AuditForward: []string{"stdout", "otlp+https://collector:4318"},
 		}))
 	})
 
@@ -91,6 +95,8 @@ gc-untagged-manifests: true
 		Entry("no value", "data-dir:\n", `:1: data-dir: a value is needed$`),
 		Entry("a value that is a group", "data-dir: {a: b}\n", `:1: data-dir: a value is needed$`),
 		Entry("a list of groups", "trusted-proxies: [{a: b}]\n", `:1: trusted-proxies: a list of plain values is needed$`),
+		Entry("no period", "audit-retention: 400y\n", `:1: audit-retention: .*"400y" is neither a number of days`),
+		Entry("no number of days", "audit-retention: -1d\n", `:1: audit-retention: .*"-1d" is not a number of days`),
 		Entry("no address", "trusted-proxies: [proxy]\n", `:1: trusted-proxies: .*"proxy" is neither an address nor a network`),
 		Entry("an address without a scheme", "external-url: registry.example.com\n", `:1: external-url: .*"registry.example.com" is not http://host or https://host`),
 		Entry("an address with a path", "external-url: https://registry.example.com/v2\n", `:1: external-url: .*is not http://host`),
@@ -132,6 +138,10 @@ gc-untagged-manifests: true
 		Entry("a blob store that is none", func(c *Config) { c.BlobStore = "blobs" },
 			`--blob-store: "blobs" is not s3://bucket[/prefix][?endpoint=https://host:port&region=name&path-style=true]: it has no bucket, or more than that`),
 		Entry("redirects to files", func(c *Config) { c.BlobRedirect = true }, "--blob-redirect needs a --blob-store in S3"),
+		Entry("a log that is lost when it is old", func(c *Config) { c.AuditRetention = 24 * time.Hour }, "--audit-retention prunes only what is in an archive; --audit-archive is required"),
+		Entry("a log that is hardly kept", func(c *Config) { c.AuditRetention, c.AuditArchive = time.Second, "x" }, "--audit-retention must be at least 1h0m0s, or 0 to keep the log for ever"),
+		Entry("a receiver that is none", func(c *Config) { c.AuditForward = []string{"syslog"} },
+			"--audit-forward: a receiver is stdout, https://host/path#secret-file=PATH or otlp+https://host:port, without user or password"),
 		Entry("no port", func(c *Config) { c.Listen = "localhost" }, `--listen "localhost" is not host:port`),
 		Entry("all addresses", func(c *Config) { c.Listen = ":0" }, plainText(":0")),
 		Entry("all addresses, written out", func(c *Config) { c.Listen = "0.0.0.0:0" }, plainText("0.0.0.0:0")),

@@ -39,6 +39,8 @@ type Registry struct {
 	directory *fs.Directory
 	// gc is nil if garbage is not collected.
 	gc *gc.Collector
+	// background is other work that goes on until the registry drains.
+	background []func(context.Context) error
 
 	// draining ends when no new work is taken any more.
 	draining   context.Context
@@ -95,8 +97,8 @@ func New(cfg Config) (_ *Registry, err error) {
 	r.core = core.New(store, core.Options{
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
-		SharedUploads: cfg.BlobStore != "",
-		Collection:    cfg.GC.collection(), Room: r.room, AuditKeys: keys,
+		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
+		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys,
 	})
 	installation, err := r.core.Name(context.Background())
 	if err != nil {
@@ -125,6 +127,9 @@ func New(cfg Config) (_ *Registry, err error) {
 	if cfg.GC.Interval > 0 {
 		r.gc = gc.New(gc.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Interval: cfg.GC.Interval})
 		metrics.gatherer.MustRegister(r.gc.Metrics()...)
+	}
+	if err := errors.Join(r.forwardLog(cfg, metrics), r.pruneLog(cfg, metrics)); err != nil {
+		return nil, err
 	}
 	r.server = newServer(r.logger, metrics, r.ready, r.oci, management)
 	if r.tls {
@@ -184,6 +189,9 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 	if r.gc != nil {
 		group.Go(func() error { return r.gc.Run(ctx) })
+	}
+	for _, work := range r.background {
+		group.Go(func() error { return work(ctx) })
 	}
 	group.Go(func() error {
 		r.logger.Info("serving", "url", r.URL(), "version", domain.Version)

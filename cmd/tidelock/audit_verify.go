@@ -19,7 +19,7 @@ func newAuditVerifyCommand() *cobra.Command {
 	var publicKeys, against []string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "verify EXPORT --public-key KEY",
+		Use:   "verify EXPORT [ARCHIVE…] --public-key KEY",
 		Short: "Check that nothing in an exported audit log was changed, removed or put in",
 		Long: `Check an export of tidelock audit export, or an archive, which may be compressed with gzip. No registry is needed.
 
@@ -28,8 +28,11 @@ index is missing, and the tree is that of the checkpoint at the end, which one o
 checkpoints that were kept elsewhere, also that the log only grew since then: whoever has the key can make another log, but
 not one that agrees with those.
 
+With the archives of a log that was pruned, each is checked by itself and held against the export: they must have what was
+pruned, all of it.
+
 The first bad entry is named, and the exit status is 1.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			options := audit.VerifyOptions{Progress: func(entries int64) {
 				if entries%100_000 == 0 {
@@ -47,9 +50,16 @@ The first bad entry is named, and the exit status is 1.`,
 				}
 				options.Against = append(options.Against, checkpoint)
 			}
+			archives, err := verifyArchives(args[1:], &options)
+			if err != nil {
+				return err
+			}
 			report, err := verifyFile(args[0], options)
 			if err != nil {
 				return err
+			}
+			if missing := report.Cover(archives); missing >= 0 && report.Problem == nil && len(archives) > 0 {
+				report.Problem = audit.NotArchived(missing)
 			}
 			if asJSON {
 				err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
@@ -101,6 +111,22 @@ func readCheckpoint(path string, known note.Verifiers) (audit.Checkpoint, error)
 	return checkpoint, nil
 }
 
+// verifyArchives verifies archives, and adds their checkpoints to those that the export is held against.
+func verifyArchives(paths []string, options *audit.VerifyOptions) (archives []audit.Report, err error) {
+	for _, path := range paths {
+		report, err := verifyFile(path, audit.VerifyOptions{Known: options.Known})
+		if err == nil && report.Problem != nil {
+			err = report.Problem
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		archives = append(archives, report)
+		options.Against = append(options.Against, report.Checkpoint())
+	}
+	return archives, nil
+}
+
 func verifyFile(path string, options audit.VerifyOptions) (report audit.Report, err error) {
 	var in io.Reader = os.Stdin
 	if path != "-" {
@@ -120,7 +146,7 @@ func describeReport(r audit.Report) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("log %s, entries %d to %d: %d checked", r.Origin, r.From, r.Size, r.Entries)
 	if r.Pruned > 0 {
-		line("%d of them were pruned: their hashes are there, and their content is in an archive", r.Pruned)
+		line("%d of them were pruned, their hashes are there; %d of those are in the archives that were given", r.Pruned, r.Archived)
 	}
 	if r.Erased > 0 {
 		line("%d of them lack personal values that were erased", r.Erased)

@@ -77,6 +77,9 @@ const (
 	KindDeleteSigningKey Kind = "delete_signing_key"
 
 	KindGarbageCollection Kind = "garbage_collection"
+
+	KindErasePerson Kind = "erase_person"
+	KindPruneLog    Kind = "prune_log"
 )
 
 // What set off a change of a tag, in metadata "trigger".
@@ -111,6 +114,9 @@ type Entry struct {
 	Caller       domain.Caller
 	Metadata     Metadata
 }
+
+// EventsCursor is the place in the log of what makes Kubernetes Events of its entries.
+const EventsCursor = "kubernetes-events"
 
 // Format is the version of the canonical encoding. It is final: the bytes are a leaf of the Merkle tree.
 const Format = "tidelock-audit/v1"
@@ -242,6 +248,34 @@ type Indexed struct {
 	Record
 }
 
+// Erased stands for a personal value that was erased. It is nobody's name.
+const Erased = "[erased]"
+
+// Names reports whether an entry's personal values name a person: the performer, or the metadata.
+func Names(personal []byte, person string) (bool, error) {
+	if len(personal) == 0 {
+		return false, nil
+	}
+	var p Personal
+	if err := json.Unmarshal(personal, &p); err != nil {
+		return false, err
+	}
+	for field, value := range p.Values {
+		if field != "address" && value == person {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// value returns the value of a field that stands as hash in the leaf, empty if there is none.
+func (p Personal) value(field, hash string) string {
+	if value, ok := p.Values[field]; ok || hash == "" {
+		return value
+	}
+	return Erased
+}
+
 // View is an entry as readers see it: the leaf with the personal values put back, as far as they are still there.
 type View struct {
 	Index         int64
@@ -267,6 +301,8 @@ func Decode(in Indexed) (View, error) {
 		Kind          Kind           `json:"kind"`
 		Namespace     string         `json:"namespace"`
 		Repository    string         `json:"repository"`
+		Address       string         `json:"address"`
+		Performer     string         `json:"performer"`
 		PerformerKind string         `json:"performer_kind"`
 		Time          time.Time      `json:"time"`
 		Token         string         `json:"token"`
@@ -286,15 +322,15 @@ func Decode(in Indexed) (View, error) {
 	}
 	view := View{
 		Index: in.Index, Hash: LeafHash(in.Leaf), Time: leaf.Time, Kind: leaf.Kind, Organization: leaf.Namespace, Repository: leaf.Repository, Tag: in.Tag, Policy: in.Policy,
-		Performer: personal.Values["performer"], PerformerKind: domain.CallerKind(leaf.PerformerKind), Address: personal.Values["address"], Token: leaf.Token,
+		Performer: personal.value("performer", leaf.Performer), PerformerKind: domain.CallerKind(leaf.PerformerKind), Address: personal.value("address", leaf.Address), Token: leaf.Token,
 		Metadata: leaf.Metadata,
 	}
 	if view.Metadata == nil {
 		view.Metadata = map[string]any{}
 	}
 	for _, field := range personalMetadata {
-		if value, ok := personal.Values["metadata."+field]; ok {
-			view.Metadata[field] = value
+		if hash, ok := view.Metadata[field].(string); ok {
+			view.Metadata[field] = personal.value("metadata."+field, hash)
 		}
 	}
 	return view, nil

@@ -43,6 +43,8 @@ type Report struct {
 	Entries int64 `json:"entries"`
 	Pruned  int64 `json:"pruned,omitempty"`
 	Erased  int64 `json:"erased,omitempty"`
+	// Archived counts those of the Pruned ones whose content is in the archives that were given.
+	Archived int64 `json:"archived,omitempty"`
 	// Forks are where the log went on from a restored backup, and Against is what became of each earlier checkpoint.
 	Forks   []Fork    `json:"forks,omitempty"`
 	Against []Against `json:"against,omitempty"`

@@ -116,6 +116,8 @@ const (
 
 	// LogsProve reads what proves the audit log: checkpoints, entries as they are hashed, proofs and exports.
 	LogsProve Permission = "logs:prove"
+	// PersonErase erases persons from the audit log.
+	PersonErase Permission = "logs:erase-person"
 
 	// UserRead reads the caller's own account.
 	UserRead Permission = "user:read"
@@ -161,6 +163,7 @@ var table = map[Permission][]Role{
 	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
 	SuperuserLogs:      {RoleSuperuser},
 	LogsProve:          {RoleSuperuser, RoleOperator},
+	PersonErase:        {RoleSuperuser},
 	UserRead:           {RoleAccount, RoleSuperuser},
 	UserChange:         {RolePasswordUser},
 	UserManage:         {RoleSuperuser},

@@ -46,6 +46,10 @@ type Options struct {
 	// SharedUploads says that other processes write to the uploads of this database too: then each request that
 	// writes takes a lease on its upload.
 	SharedUploads bool
+	// Replicas says that other processes work on this database too.
+	Replicas bool
+	// LeaseTerm is how long a replica may stand still before another does what it led; 15 seconds by default.
+	LeaseTerm time.Duration
 	// Collection says what garbage collection may remove; DefaultCollection if nil.
 	Collection *Collection
 	// AuditKeys sign checkpoints of the log; without them there are none.
@@ -70,6 +74,8 @@ type Core struct {
 	wake      chan struct{}
 	// installed is set once the installation is known to be there.
 	installed atomic.Bool
+	// wakeErasures says that somebody is to be erased.
+	wakeErasures chan struct{}
 	// clientWrites counts what clients asked to write.
 	clientWrites atomic.Int64
 	// writable is when the registry was last seen to take writes, as UnixNano; 0 if it was not.
@@ -110,6 +116,9 @@ func New(store meta.Store, options Options) *Core {
 	if options.UploadIdle == 0 {
 		options.UploadIdle = time.Hour
 	}
+	if options.LeaseTerm == 0 {
+		options.LeaseTerm = 15 * time.Second
+	}
 	if options.Collection == nil {
 		options.Collection = &DefaultCollection
 	}
@@ -119,15 +128,16 @@ func New(store meta.Store, options Options) *Core {
 	return &Core{
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
 		refusals: newRefusals(options.RefusalWindow, options.Now), logins: newLoginWindows(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
-		uploads: locks{ids: map[string]bool{}},
-		found:   newNotes(),
-		metrics: newMetrics(),
+		wakeErasures: make(chan struct{}, 1),
+		uploads:      locks{ids: map[string]bool{}},
+		found:        newNotes(),
+		metrics:      newMetrics(),
 	}
 }
 
 // Run does the background work until the context ends: it indexes the audit log, sweeps policies over their tags,
-// carries out delayed deletions, deletes expired tags, closes the windows of refusals and notes what HEADs found. Before it
-// returns, all windows are written.
+// carries out delayed deletions, deletes expired tags, closes the windows of refusals, notes what HEADs found and erases
+// persons from the log. Before it returns, all windows are written.
 func (c *Core) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.sequencer.Run(ctx) })
@@ -135,6 +145,7 @@ func (c *Core) Run(ctx context.Context) error {
 	group.Go(func() error { return c.runExpirations(ctx) })
 	group.Go(func() error { return c.runRefusals(ctx) })
 	group.Go(func() error { return c.runNotes(ctx) })
+	group.Go(func() error { return c.runErasures(ctx) })
 	err := group.Wait()
 	c.closeRefusals(context.WithoutCancel(ctx), true)
 	return err
@@ -233,6 +244,15 @@ func unlessReadOnly(fn func(*change) error) func(*change) error {
 		}
 		return fn(ch)
 	}
+}
+
+// writableOrigin is the log's origin, if the registry is not read-only.
+func writableOrigin(tx *meta.Tx) (string, error) {
+	state, err := tx.LogState()
+	if err == nil && state.ReadOnly != "" {
+		err = readOnly(state.ReadOnly)
+	}
+	return state.Origin, err
 }
 
 // begin makes the change of a transaction.

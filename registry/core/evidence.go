@@ -93,7 +93,8 @@ func (c *Core) AuditPublicKeys() ([]string, error) {
 	return keys.Public(), nil
 }
 
-// LogEntry reads one entry with its hash in the tree. NOT_FOUND if there is none with this index.
+// LogEntry reads one entry with its hash in the tree; a pruned one has nothing else. NOT_FOUND if there is none with this
+// index.
 func (c *Core) LogEntry(ctx context.Context, index int64) (entry audit.Evidence, err error) {
 	err = c.evidence(ctx, func(r *meta.Reader, tree *audit.Tree) error {
 		if err := within("index", index, tree.Size()-1, tree); err != nil {
@@ -104,13 +105,23 @@ func (c *Core) LogEntry(ctx context.Context, index int64) (entry audit.Evidence,
 			return err
 		}
 		entry = audit.Evidence{Index: index, Hash: hashes[0]}
-		rows, err := r.Log(audit.Query{After: index - 1, Before: index + 1, Limit: 1})
-		if err != nil {
-			return err
-		}
-		return entry.Fill(rows)
+		return fill(r, &entry)
 	})
 	return entry, err
+}
+
+// fill adds what is stored of an entry: nothing if it was pruned.
+func fill(r *meta.Reader, entry *audit.Evidence) error {
+	rows, err := r.Log(audit.Query{After: entry.Index - 1, Before: entry.Index + 1, Limit: 1})
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		if start, err := r.PrunedBefore(); err != nil || entry.Index < start {
+			return err
+		}
+	}
+	return entry.Fill(rows)
 }
 
 // InclusionProof proves that the entry with an index is in the log of a size; 0 stands for its present size. NOT_FOUND if
@@ -134,12 +145,7 @@ func (c *Core) InclusionProof(ctx context.Context, index, size int64) (proof aud
 		if proof.Hash, proof.Proof, err = tree.Inclusion(index, proof.Size); err != nil {
 			return err
 		}
-		rows, err := r.Log(audit.Query{After: index - 1, Before: index + 1, Limit: 1})
-		if err != nil {
-			return err
-		}
-		entry := audit.Evidence{Index: index, Hash: proof.Hash}
-		return entry.Fill(rows)
+		return fill(r, &audit.Evidence{Index: index, Hash: proof.Hash})
 	})
 	return proof, err
 }

@@ -69,6 +69,9 @@ func (e *export) open(r *meta.Reader, present *audit.Tree) error {
 		return err
 	}
 	e.reader = r
+	if e.header.PrunedBefore, err = r.PrunedBefore(); err != nil {
+		return err
+	}
 	if e.tree, err = audit.OpenTree(to, func(tiles []tlog.Tile) ([][]byte, error) { return e.reader.Tiles(tiles) }); err != nil {
 		return err
 	}
@@ -137,5 +140,12 @@ func (e *export) read(from, to int64) (page exported, err error) {
 	for i := range rows {
 		page.rows[rows[i].Index] = &rows[i].Record
 	}
-	return page, err
+	if err != nil || len(rows) == len(page.hashes) {
+		return page, err
+	}
+	// Else it would look as if somebody had deleted them.
+	if start, err := e.reader.PrunedBefore(); err != nil || start > max(from, e.header.PrunedBefore) {
+		return page, errors.Join(err, domain.Errorf(domain.CodeUnavailable, "the log was pruned meanwhile; export again"))
+	}
+	return page, nil
 }

@@ -26,6 +26,25 @@ func (c *Core) Log(ctx context.Context, q audit.Query) ([]audit.View, error) {
 	return page.Entries, err
 }
 
+// ReadLog returns up to limit entries from an index on, the oldest first. It waits for nothing: what is not indexed yet is
+// left to the next call.
+func (c *Core) ReadLog(ctx context.Context, from int64, limit int) (views []audit.View, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		entries, err := r.Log(audit.Query{After: from - 1, Ascending: true, Limit: limit})
+		if err != nil {
+			return err
+		}
+		views = make([]audit.View, len(entries))
+		for i, e := range entries {
+			if views[i], err = audit.Decode(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return views, err
+}
+
 // LogPage reads like Log, but does no more than the budget allows.
 func (c *Core) LogPage(ctx context.Context, q audit.Query, budget audit.Budget) (page audit.Page, err error) {
 	if err := c.syncLog(ctx); err != nil {

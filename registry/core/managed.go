@@ -219,7 +219,7 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 		known, metadata["orphaned"] = false, false
 	}
 	if p.Lost {
-		metadata["lost"] = false
+		known, metadata["lost"] = false, false
 	}
 	if !p.DeleteAt.IsZero() {
 		known, metadata["deletion_withdrawn"] = false, true

@@ -42,12 +42,12 @@ func (tx *Tx) AppendAuditRange(records ...audit.Record) (first, last int64, err 
 	return first, last, err
 }
 
-// AuditIndex returns the index of an entry by the id of its row, or -1 while it has none.
+// AuditIndex returns the index of an entry by the id of its row, or -1 while it has none, or once it was pruned.
 func (r *Reader) AuditIndex(id int64) (int64, error) {
 	if id == 0 {
 		return -1, nil
 	}
-	return r.number(`SELECT COALESCE(idx, -1) FROM audit_entries WHERE id = $1`, id)
+	return r.number(`SELECT COALESCE(MAX(idx), -1) FROM audit_entries WHERE id = $1`, id)
 }
 
 // LogSize is the number of indexed entries.

@@ -29,6 +29,8 @@ type Job int32
 // The jobs; 0 is none.
 const (
 	JobSweep Job = 1
+	// JobErase is erasing persons from the audit log.
+	JobErase Job = 2
 )
 
 // Scope names what a transaction is about, for engines with several writers: they lock the organization, then the

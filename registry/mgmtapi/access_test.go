@@ -147,6 +147,8 @@ var allowed = map[string][]string{
 	"GET /api/v1/superuser/audit/proof/inclusion":   {auditors},
 	"GET /api/v1/superuser/audit/proof/consistency": {auditors},
 	"GET /api/v1/superuser/audit/export":            {auditors},
+	"POST /api/v1/superuser/audit/erasures":         {onlyAdmin},
+	"GET /api/v1/superuser/audit/erasures/{uuid}":   {onlyAdmin},
 
 	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
 	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},

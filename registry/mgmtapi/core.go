@@ -16,6 +16,7 @@ type Core interface {
 	organizations
 	repositories
 	tags
+	retention
 	policies
 	logs
 	evidence
@@ -105,6 +106,12 @@ type identities interface {
 	Permissions(ctx context.Context, name domain.RepositoryName) ([]domain.Permission, error)
 
 	DeleteSigningKey(ctx context.Context, caller domain.Caller, id string) error
+}
+
+type retention interface {
+	ErasePerson(ctx context.Context, caller domain.Caller, person string) (domain.Erasure, error)
+	Erasure(ctx context.Context, id string) (domain.Erasure, error)
+	LogArchive(ctx context.Context, index int64) (domain.Archive, error)
 }
 
 type operatorProtocol interface {

@@ -34,7 +34,15 @@ func (a *API) getEvidence(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(openapi.Evidence{Index: entry.Index, Hash: entry.Hash.String(), Leaf: string(entry.Leaf), Personal: entry.Personal}), nil
+	view := openapi.Evidence{Index: entry.Index, Hash: entry.Hash.String(), Leaf: string(entry.Leaf), Personal: entry.Personal}
+	if len(entry.Leaf) == 0 {
+		archive, err := a.core.LogArchive(c.Context(), index)
+		if err != nil {
+			return answer{}, err
+		}
+		view.Archive = archive.Name
+	}
+	return ok(view), nil
 }
 
 // needNumber reads a whole number from 0 that must be given.

@@ -76,6 +76,8 @@ var routes = []route{
 	{method: get, path: "/api/v1/superuser/audit/proof/inclusion", permission: auth.LogsProve, query: []string{"index", "size"}, handle: (*API).proveInclusion},
 	{method: get, path: "/api/v1/superuser/audit/proof/consistency", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).proveConsistency},
 	{method: get, path: "/api/v1/superuser/audit/export", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).exportEvidence},
+	{method: post, path: "/api/v1/superuser/audit/erasures", permission: auth.PersonErase, handle: (*API).erasePerson},
+	{method: get, path: "/api/v1/superuser/audit/erasures/{uuid}", permission: auth.PersonErase, handle: (*API).getErasure},
 
 	{method: get, path: "/api/v1/organization/{organization}/robots", permission: auth.RobotManage, query: []string{"permissions", "token", "limit"}, handle: (*API).listRobots},
 	{method: get, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).getRobot},

@@ -411,16 +411,32 @@ type DeletionIntent struct {
 // EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 type EnforcementMode = domain.EnforcementMode
 
+// Erasure defines model for Erasure.
+type Erasure struct {
+	EntriesErased   int64 `json:"entries_erased"`
+	EntriesExamined int64 `json:"entries_examined"`
+
+	// EntriesTotal The size of the log when it was asked for.
+	EntriesTotal int64 `json:"entries_total"`
+
+	// State running or done
+	State string `json:"state"`
+	UUID  string `json:"uuid"`
+}
+
 // ErrorType defines model for ErrorType.
 type ErrorType string
 
 // Evidence defines model for Evidence.
 type Evidence struct {
+	// Archive The archive that has the entry if it was pruned.
+	Archive string `json:"archive,omitempty"`
+
 	// Hash The hash of the leaf in the Merkle tree (RFC 6962), in base64.
 	Hash  string `json:"hash"`
 	Index int64  `json:"index"`
 
-	// Leaf The canonical encoding of the entry.
+	// Leaf The canonical encoding of the entry, empty if it was pruned.
 	Leaf string `json:"leaf"`
 
 	// Personal The salt and the values that stand hashed in the leaf.
@@ -790,6 +806,12 @@ type PermissionList struct {
 type PermissionRole struct {
 	// Role `write` includes `read`, `admin` includes `write`.
 	Role RepositoryRole `json:"role"`
+}
+
+// PersonToErase defines model for PersonToErase.
+type PersonToErase struct {
+	// Name The name of a user, of this registry or of Kubernetes.
+	Name string `json:"name"`
 }
 
 // Policy defines model for Policy.
@@ -1998,6 +2020,9 @@ type ChangeTagJSONRequestBody = TagChange
 
 // RestoreTagJSONRequestBody defines body for RestoreTag for application/json ContentType.
 type RestoreTagJSONRequestBody = TagRestore
+
+// ErasePersonJSONRequestBody defines body for ErasePerson for application/json ContentType.
+type ErasePersonJSONRequestBody = PersonToErase
 
 // CreateUserJSONRequestBody defines body for CreateUser for application/json ContentType.
 type CreateUserJSONRequestBody = NewUser

@@ -65,23 +65,16 @@ type Store struct {
 
 var _ blob.Presigner = (*Store)(nil)
 
-// Open returns the store of a bucket. A bucket that is not there or not to be used is an error; a server that does not
-// answer is one of each call that needs it, as later.
-func Open(ctx context.Context, options Options) (*Store, error) {
+// NewClient returns a client for the location of options, with its credentials.
+func NewClient(options Options) (*minio.Core, error) {
 	if options.Credentials == nil {
 		options.Credentials = credentials.NewChainCredentials([]credentials.Provider{
 			&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{},
 		})
 	}
-	if options.Timeout == 0 {
-		options.Timeout = 30 * time.Second
-	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
 	transport, err := minio.DefaultTransport(options.TLS)
 	if err != nil {
-		return nil, fmt.Errorf("blob store: %w", err)
+		return nil, err
 	}
 	transport.MaxIdleConnsPerHost = 128
 	transport.ResponseHeaderTimeout = 0 // each request has its own time
@@ -89,7 +82,23 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 		Creds: options.Credentials, Secure: options.TLS, Region: options.Region, BucketLookup: options.Lookup, Transport: transport, MaxRetries: retries,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("blob store: endpoint %s: %w", options.Endpoint, err)
+		return nil, fmt.Errorf("endpoint %s: %w", options.Endpoint, err)
+	}
+	return client, nil
+}
+
+// Open returns the store of a bucket. A bucket that is not there or not to be used is an error; a server that does not
+// answer is one of each call that needs it, as later.
+func Open(ctx context.Context, options Options) (*Store, error) {
+	if options.Timeout == 0 {
+		options.Timeout = 30 * time.Second
+	}
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	client, err := NewClient(options)
+	if err != nil {
+		return nil, fmt.Errorf("blob store: %w", err)
 	}
 	s := &Store{client: client, bucket: options.Bucket, prefix: options.Prefix, timeout: options.Timeout, memory: semaphore.NewWeighted(memoryLimit)}
 	short, cancel := s.within(ctx, 0)
