@@ -213,6 +213,28 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 		Expect(h.locks(app, "v1")).To(Equal(withdrawn))
 	})
 
+	It("stays locked where a policy stops to cover it, or to lock, before its sweep came", func() {
+		h.mustPush(app, "v1")
+		h.gate.allow(0)
+		p := h.mustCreate(teamA, releases)
+		for _, to := range []domain.PolicySpec{narrow, releases, dryRun} {
+			_, err := h.UpdatePolicy(ctx, alice, teamA, p.UUID, to)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		Expect(h.locked(app, "v1")).To(BeTrue())
+		locks := []string{
+			"locked, 0 refused: create_immutability_policy 0 - now",
+			"  policy v.*: create_immutability_policy 0 - update_immutability_policy 0",
+			"  hold v.*: update_immutability_policy 0 - update_immutability_policy 1",
+			"  policy v.* r3: update_immutability_policy 1 - update_immutability_policy 2",
+			"  hold v.* r3: update_immutability_policy 2 - now",
+		}
+		Expect(h.locks(app, "v1")).To(Equal(locks))
+		h.gate.open()
+		h.idle()
+		Expect(h.locks(app, "v1")).To(Equal(locks))
+	})
+
 	It("is unlocked where a policy with Release goes before its sweep came", func() {
 		h.mustPush(app, "v1")
 		h.gate.allow(0)
@@ -648,14 +670,20 @@ var _ = eachEngine("The report of a policy", func(h *harness) {
 			"app:w1 locked: update_immutability_policy 0 - now", "app:w2 locked: create_tag 2 - now"))
 	})
 
-	It("skips tags that the policy does not concern, however long their histories are", func() {
+	It("reads long histories, and skips those of tags that the policy does not concern", func() {
+		h.mustPush(app, "latest")
+		ofLatest := spec(`latest`)
+		ofLatest.EnforcementMode = domain.DryRun
+		long := h.mustCreate(teamA, ofLatest)
 		for range 1100 {
 			h.mustPush(app, "latest")
 		}
+		Expect(h.hold(app, "latest", true)).To(Succeed())
 		h.mustPush(app, "v1")
 		p := h.mustCreate(teamA, releases)
 		h.swept(teamA, p.UUID)
-		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements("app:v1 locked: create_immutability_policy 0 - now"))
+		Expect(h.coverage(p.UUID, core.CoverageQuery{})).To(HaveExactElements("app:v1 locked: create_immutability_policy 1 - now"))
+		Expect(h.coverage(long.UUID, core.CoverageQuery{})).To(HaveExactElements("app:latest dry_run: create_immutability_policy 0 - change_tag_immutability 0"))
 	})
 })
 

@@ -257,12 +257,6 @@ func (t *Timeline) apply(entry audit.View) bool {
 	case audit.KindPushFailed, audit.KindDeleteTagFailed, audit.KindDeleteRepoFailed, audit.KindDeleteOrgFailed:
 		return t.refuse(entry)
 	case audit.KindDeleteRepo, audit.KindOrgDelete:
-		return true
-	}
-	if entry.Tag == "" {
-		return false
-	}
-	switch entry.Kind {
 	case audit.KindCreateTag, audit.KindMoveTag, audit.KindRevertTag:
 		t.point(entry)
 	case audit.KindDeleteTag:
@@ -278,6 +272,8 @@ func (t *Timeline) apply(entry audit.View) bool {
 		} else {
 			t.place(entry)
 		}
+	default:
+		return entry.Tag != ""
 	}
 	return true
 }
