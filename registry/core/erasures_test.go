@@ -144,6 +144,22 @@ var _ = eachEngine("Erasing a person", func(h *harness) {
 		}
 	})
 
+	It("skips nothing where two replicas begin at the same place", func() {
+		stop := h.beside(core.New(h.store, h.options))
+		defer stop()
+		for n := range 600 {
+			push(alice, n)
+		}
+		h.entries()
+		h.gate.allow(0)
+		started, err := h.ErasePerson(ctx, admin, "alice")
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(h.gate.held.Load).WithTimeout(patience).Should(Equal(int64(2)))
+		h.gate.open()
+		Expect(h.erased(started.UUID).Entries).To(Equal(int64(602)))
+		Expect(h.entries(audit.KindErasePerson)).To(HaveLen(1))
+	})
+
 	It("commits what is erased together with the count", func() {
 		for n := range 5 {
 			push(alice, n)

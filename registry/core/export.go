@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 
@@ -56,13 +57,19 @@ type export struct {
 }
 
 // open finds the tree that the export belongs to.
-func (e *export) open(r *meta.Reader, present *audit.Tree) error {
+func (e *export) open(r *meta.Reader, present *audit.Tree) (err error) {
 	from, to := e.header.From, e.header.Size
 	if err := errors.Join(within("from", from, present.Size(), present), within("to", to, present.Size(), present)); err != nil {
 		return err
 	}
 	if from > to {
 		return domain.Errorf(domain.CodeInvalid, "from: %d is above to, %d", from, to)
+	}
+	if to < present.Size() {
+		// A part of the log may end before a fork.
+		if e.header.Origin, err = originAt(r, to-1, e.header.Origin); err != nil {
+			return err
+		}
 	}
 	root, err := present.Root(to)
 	if err != nil {
@@ -80,6 +87,19 @@ func (e *export) open(r *meta.Reader, present *audit.Tree) error {
 	}
 	e.header.Tree, err = e.tree.Prefix(from)
 	return err
+}
+
+// originAt returns the origin of an entry, or the given one if the entry does not tell.
+func originAt(r *meta.Reader, index int64, otherwise string) (string, error) {
+	rows, err := r.Log(audit.Query{After: index - 1, Before: index + 1, Limit: 1})
+	if err != nil || len(rows) == 0 {
+		return otherwise, err
+	}
+	var leaf struct{ Origin string }
+	if json.Unmarshal(rows[0].Leaf, &leaf) != nil || leaf.Origin == "" {
+		return otherwise, nil // it was tampered with, as who verifies the export learns
+	}
+	return leaf.Origin, nil
 }
 
 func (e *export) write(ctx context.Context, w io.Writer) error {
