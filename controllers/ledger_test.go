@@ -88,13 +88,36 @@ var _ = Describe("The ledger of Events", func() {
 		Expect(withoutRate(ledger.Count(ctx, "p", nil))).To(Equal(counts(all, 0, all)))
 	})
 
+	It("misses nothing that the projector has passed since a page was read", func(ctx context.Context) {
+		registry.appendLocked("p", 5)
+		registry.cursor = 5
+		registry.afterPolicyLog = func() {
+			registry.afterPolicyLog = nil
+			registry.appendLocked("p", 3)
+			advance(8)
+		}
+		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(8, 0, 8)))
+		registry.appendLocked("p", 2)
+		advance(10)
+		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(10, 0, 10)))
+	})
+
+	It("counts nothing twice that the projector has passed since a page was read", func(ctx context.Context) {
+		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(0, 0, 0)))
+		registry.appendLocked("p", 5)
+		registry.afterPolicyLog = func() { advance(5) }
+		Expect(ledger.Count(ctx, "p", nil)).To(Equal(counts(5, 0, 5)))
+	})
+
 	It("begins anew when the cursor is set back while it reads", func(ctx context.Context) {
 		registry.appendLocked("p", 1000)
 		registry.cursor = 900
+		pages := 0
 		registry.onPolicyLog = func() {
-			registry.onPolicyLog = nil
-			registry.cursor = 300
-			ledger.Restart(300)
+			if pages++; pages == 2 {
+				registry.cursor = 300
+				ledger.Restart(300)
+			}
 		}
 		Expect(withoutRate(ledger.Count(ctx, "p", counts(250, 0, 250)))).To(Equal(counts(300, 700, 300)))
 	})

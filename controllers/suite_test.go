@@ -40,8 +40,8 @@ type stubRegistry struct {
 	waits    []time.Duration
 	// reads is how many entries each call has read that found some.
 	reads []int
-	// onPolicyLog is called before the log of a policy is read.
-	onPolicyLog func()
+	// onPolicyLog is called before the log of a policy is read, afterPolicyLog before what was read is returned.
+	onPolicyLog, afterPolicyLog func()
 
 	put     func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
 	puts    []openapi.ManagedPolicy
@@ -90,7 +90,11 @@ func (r *stubRegistry) PolicyLog(_ context.Context, uuid string, after int64, li
 	if r.onPolicyLog != nil {
 		r.onPolicyLog()
 	}
-	return r.read(after, limit, func(e openapi.LogEntry) bool { return e.Policy == uuid })
+	segment, err := r.read(after, limit, func(e openapi.LogEntry) bool { return e.Policy == uuid })
+	if r.afterPolicyLog != nil {
+		r.afterPolicyLog()
+	}
+	return segment, err
 }
 
 func (r *stubRegistry) read(after int64, limit int, selected func(openapi.LogEntry) bool) (openapi.LogSegment, error) {

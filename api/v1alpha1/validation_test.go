@@ -45,6 +45,7 @@ var _ = Describe("ValidateImmutabilityPolicy", func() {
 		Entry("a long pattern", ImmutabilityPolicySpec{TagPattern: strings.Repeat("é", 129)}, "spec.tagPattern", "256"),
 		Entry("a mode", ImmutabilityPolicySpec{EnforcementMode: "Sometimes"}, "spec.enforcementMode", "supported values"),
 		Entry("a reclaim policy", ImmutabilityPolicySpec{ReclaimPolicy: "Delete"}, "spec.reclaimPolicy", "supported values"),
+		Entry("Events", ImmutabilityPolicySpec{Events: "Never"}, "spec.events", "supported values"),
 	)
 
 	It("fixes what a policy names", func() {

@@ -24,7 +24,7 @@ var _ = Describe("The CRD of ImmutabilityPolicy", Ordered, func() {
 		Expect(admin.Create(ctx, policy, client.DryRunAll)).To(Succeed())
 		Expect(policy.Spec).To(Equal(registryv1alpha1.ImmutabilityPolicySpec{
 			TagPattern: `v[\d.]+`, TagPatternMatches: ptr.To(true),
-			EnforcementMode: registryv1alpha1.Enforce, ReclaimPolicy: registryv1alpha1.Retain,
+			EnforcementMode: registryv1alpha1.Enforce, ReclaimPolicy: registryv1alpha1.Retain, Events: registryv1alpha1.EventsPerTag,
 		}))
 	})
 
@@ -38,6 +38,7 @@ var _ = Describe("The CRD of ImmutabilityPolicy", Ordered, func() {
 		Entry("a pattern with escaped parentheses", pattern(`\(?=v`)),
 		Entry("a dry run", mode(registryv1alpha1.DryRun)),
 		Entry("reclaim policy Release", reclaim(registryv1alpha1.Release)),
+		Entry("one Event of each sweep", events(registryv1alpha1.EventsSummary)),
 		Entry("names of 254 characters together", func(p *registryv1alpha1.ImmutabilityPolicy) {
 			p.Spec.Organization, p.Spec.Repository = strings.Repeat("o", 100), strings.Repeat("r", 154)
 		}),
@@ -68,6 +69,8 @@ var _ = Describe("The CRD of ImmutabilityPolicy", Ordered, func() {
 			"spec.enforcementMode", "Unsupported value"),
 		Entry("an unknown reclaim policy", reclaim("Delete"),
 			"spec.reclaimPolicy", "Unsupported value"),
+		Entry("unknown Events", events("Never"),
+			"spec.events", "Unsupported value"),
 	)
 
 	DescribeTable("keeps what a policy names", func(ctx context.Context, was, is policyChange, message string) {

@@ -217,3 +217,7 @@ func mode(mode registryv1alpha1.EnforcementMode) policyChange {
 func reclaim(reclaim registryv1alpha1.ReclaimPolicy) policyChange {
 	return func(p *registryv1alpha1.ImmutabilityPolicy) { p.Spec.ReclaimPolicy = reclaim }
 }
+
+func events(events registryv1alpha1.EventsMode) policyChange {
+	return func(p *registryv1alpha1.ImmutabilityPolicy) { p.Spec.Events = events }
+}
