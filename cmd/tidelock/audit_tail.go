@@ -133,7 +133,7 @@ func (t *tail) run(ctx context.Context) error {
 		}
 	}
 	if t.follow && ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // Ctrl-C is how it ends
 	}
 	return err
 }

@@ -380,7 +380,8 @@ func (r *Reader) LogCounts(q audit.Query, most int) (list []audit.Count, counted
 	if err != nil {
 		return nil, false, err
 	}
-	limit, more := probed, true
+	limit := probed
+	var more bool
 	for {
 		if _, more, err = r.reach(filter, within, false, limit); err != nil || !more || limit >= most {
 			break

@@ -116,7 +116,7 @@ func (a *API) newer(c *call, f follow) (audit.Page, error) {
 		}
 		left := time.Until(until)
 		if len(page.Entries) > 0 || page.More || left <= 0 || a.draining.Err() != nil {
-			return page, nil
+			return page, nil //nolint:nilerr // nothing failed
 		}
 		f.After = page.Next
 		if err := a.awaitLog(c, f.After, left); err != nil {
