@@ -222,6 +222,11 @@ var _ = Describe("The writer", func() {
 			records, leaves = append(records, record), append(leaves, audit.LeafHash(record.Leaf))
 		}
 		Expect(store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error { return tx.AppendAudit(records...) })).To(Succeed())
+		var late meta.Sequence
+		Expect(store.Read(ctx, func(r *meta.Reader) (err error) {
+			late, err = r.PlanSequence(7)
+			return err
+		})).To(Succeed())
 		var group errgroup.Group
 		for range 4 {
 			group.Go(func() error {
@@ -234,6 +239,10 @@ var _ = Describe("The writer", func() {
 			})
 		}
 		Expect(group.Wait()).To(Succeed())
+		Expect(store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
+			_, err := tx.ApplySequence(late)
+			return err
+		})).To(MatchError(meta.ErrStale))
 		Expect(store.Read(ctx, func(r *meta.Reader) error {
 			size, err := r.TreeSize()
 			Expect(err).NotTo(HaveOccurred())
