@@ -21,6 +21,7 @@ import (
 
 	. "github.com/onsi/gomega"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/blob/s3/s3test"
 	"github.com/tidelock/tidelock/registry/meta/postgres/postgrestest"
 )
@@ -43,7 +44,9 @@ var engines = []engine{
 		objects := s3test.New(t)
 		t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
 		t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
-		return []string{"--database", dsn, "--blob-store", "s3://" + objects.Bucket() + "?endpoint=http://" + objects.Address}
+		key := filepath.Join(t.TempDir(), "audit.key")
+		g.Expect(audit.EnsureKeyFile(key)).To(Succeed())
+		return []string{"--database", dsn, "--blob-store", "s3://" + objects.Bucket() + "?endpoint=http://" + objects.Address, "--audit-key-file", key}
 	}},
 }
 
