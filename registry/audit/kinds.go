@@ -12,11 +12,11 @@ var kinds = []Kind{
 	KindTagCreatedImmutable, KindChangeImmutability, KindApplyPolicy, KindDryRun,
 	KindCreatePolicy, KindUpdatePolicy, KindDeletePolicy,
 	KindPushFailed, KindDeleteTagFailed, KindDeleteRepoFailed, KindDeleteOrgFailed,
-	KindAdoptCluster,
+	KindAdoptCluster, KindForkLog,
 	KindCreateUser, KindDeleteUser, KindEnableUser, KindDisableUser, KindChangePassword, KindChangeEmail, KindCreateToken, KindRevokeToken,
 	KindCreateRobot, KindDeleteRobot, KindRegenerateRobot, KindAddMember, KindChangeMember, KindRemoveMember,
 	KindAddPermission, KindChangePermission, KindDeletePermission, KindLoginFailure, KindCreateSigningKey, KindDeleteSigningKey,
-	KindGarbageCollection,
+	KindGarbageCollection, KindPruneLog, KindErasePerson,
 }
 
 // Known reports whether entries can be of a kind.

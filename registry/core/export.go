@@ -2,7 +2,6 @@ package core
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 
@@ -67,7 +66,7 @@ func (e *export) open(r *meta.Reader, present *audit.Tree) (err error) {
 	}
 	if to < present.Size() {
 		// A part of the log may end before a fork.
-		if e.header.Origin, err = originAt(r, to-1, e.header.Origin); err != nil {
+		if e.header.Origin, err = originAt(r, to); err != nil {
 			return err
 		}
 	}
@@ -87,19 +86,6 @@ func (e *export) open(r *meta.Reader, present *audit.Tree) (err error) {
 	}
 	e.header.Tree, err = e.tree.Prefix(from)
 	return err
-}
-
-// originAt returns the origin of an entry, or the given one if the entry does not tell.
-func originAt(r *meta.Reader, index int64, otherwise string) (string, error) {
-	rows, err := r.Log(audit.Query{After: index - 1, Before: index + 1, Limit: 1})
-	if err != nil || len(rows) == 0 {
-		return otherwise, err
-	}
-	var leaf struct{ Origin string }
-	if json.Unmarshal(rows[0].Leaf, &leaf) != nil || leaf.Origin == "" {
-		return otherwise, nil // it was tampered with, as who verifies the export learns
-	}
-	return leaf.Origin, nil
 }
 
 func (e *export) write(ctx context.Context, w io.Writer) error {
