@@ -29,6 +29,7 @@ func (c *Core) ExportLog(ctx context.Context, from, to int64) (func(io.Writer) e
 		if err := e.open(r, present); err != nil {
 			return err
 		}
+		// A part of the log may end before a fork.
 		e.header.Origin, err = originAt(r, e.header.Size)
 		return err
 	})
@@ -63,12 +64,6 @@ func (e *export) open(r *meta.Reader, present *audit.Tree) (err error) {
 	}
 	if from > to {
 		return domain.Errorf(domain.CodeInvalid, "from: %d is above to, %d", from, to)
-	}
-	if to < present.Size() {
-		// A part of the log may end before a fork.
-		if e.header.Origin, err = originAt(r, to); err != nil {
-			return err
-		}
 	}
 	root, err := present.Root(to)
 	if err != nil {
