@@ -175,6 +175,12 @@ var _ = Describe("make run", func() {
 		s.Wait(downTimeout)
 		Eventually(func() error { return checkFree(context.Background(), s.registry, "") }).WithTimeout(downTimeout).Should(Succeed())
 		s.start()
+
+		By("publishing checkpoints as the operator, whom alone admission lets")
+		k := kubectl{program: filepath.Join(bin, "kubectl"), kubeconfig: filepath.Join(s.dir, "kubeconfig")}
+		Eventually(func() (string, error) {
+			return k.run(context.Background(), "", "get", "configmaps", "--namespace=tidelock-system", "--selector=registry.tidelock.dev/audit-checkpoint=daily", "-o", "name")
+		}).WithTimeout(stepTimeout).WithPolling(time.Second).Should(HavePrefix("configmap/tidelock-checkpoint-"))
 	})
 
 	It("leaves a cluster as it was", func(ctx context.Context) {
