@@ -79,8 +79,7 @@ var _ = Describe("The projector", Ordered, ContinueOnFailure, func() {
 		registry.prepare(ctx, team+"/app")
 		registry.pushMany(ctx, team+"/app", tags)
 		policy := create(ctx, newPolicy(team))
-		eventually(ctx, policy, And(beReady(), HaveField("Status.Events", HaveValue(And(
-			HaveField("Emitted", int64(tags)), HaveField("Pending", int64(0)))))))
+		awaitEvents(ctx, policy, tags)
 		expectOneEventForEachTag(ctx, policy, team+"/app", tags)
 	})
 
