@@ -102,6 +102,10 @@ func TestATileThatDoesNotBelongToTheTreeGivesNoProof(t *testing.T) {
 		l.tiles[tile][70] ^= 1
 		tree, err := audit.OpenTree(size, l.source)
 		g.Expect(err).NotTo(HaveOccurred())
+		if tile == (tlog.Tile{N: 1}) {
+			_, err = tree.Root(400)
+			g.Expect(err).To(MatchError(audit.ErrTampered))
+		}
 		_, _, err = tree.Inclusion(300, size)
 		if tile == (tlog.Tile{}) {
 			g.Expect(err).NotTo(HaveOccurred())

@@ -292,10 +292,11 @@ func (v *verifier) compare() error {
 	return nil
 }
 
-// lost explains by a fork that the log does not have all entries of an earlier checkpoint, or returns otherwise.
+// lost explains by a fork, which was met before the checkpoint's size, that the log does not have all of its entries, or
+// returns otherwise.
 func (v *verifier) lost(earlier Checkpoint, otherwise *Problem) error {
 	for _, fork := range v.report.Forks {
-		if fork.PreviousOrigin == earlier.Origin && fork.Index < earlier.Size {
+		if fork.PreviousOrigin == earlier.Origin {
 			v.report.Against = append(v.report.Against, Against{Origin: earlier.Origin, Size: earlier.Size, Lost: earlier.Size - fork.Index, LostFrom: fork.Index})
 			return nil
 		}

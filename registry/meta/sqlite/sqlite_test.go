@@ -12,7 +12,10 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
 	"github.com/tidelock/tidelock/registry/meta/metatest"
@@ -208,6 +211,48 @@ var _ = Describe("The writer", func() {
 		Expect(domain.CodeOf(store.Read(ctx, func(*meta.Reader) error { return nil }))).To(Equal(domain.CodeUnavailable))
 		open()
 		Expect(names()).To(Equal([]string{"a"}))
+	})
+
+	It("gives entries one index and one place in the tree, though several sequencers plan at the same time", func() {
+		const entries = 300
+		var leaves []tlog.Hash
+		var records []audit.Record
+		for i := range entries {
+			record := audit.Record{Time: time.Unix(1, 0), Kind: audit.KindPushRepo, Leaf: fmt.Appendf(nil, "%d", i)}
+			records, leaves = append(records, record), append(leaves, audit.LeafHash(record.Leaf))
+		}
+		Expect(store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error { return tx.AppendAudit(records...) })).To(Succeed())
+		var late meta.Sequence
+		Expect(store.Read(ctx, func(r *meta.Reader) (err error) {
+			late, err = r.PlanSequence(7)
+			return err
+		})).To(Succeed())
+		var group errgroup.Group
+		for range 4 {
+			group.Go(func() error {
+				for {
+					done, err := store.SequenceAudit(ctx, 7)
+					if err != nil || done.Count == 0 {
+						return err
+					}
+				}
+			})
+		}
+		Expect(group.Wait()).To(Succeed())
+		Expect(store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
+			_, err := tx.ApplySequence(late)
+			return err
+		})).To(MatchError(meta.ErrStale))
+		Expect(store.Read(ctx, func(r *meta.Reader) error {
+			size, err := r.TreeSize()
+			Expect(err).NotTo(HaveOccurred())
+			Expect(size).To(Equal(int64(entries)))
+			tree, err := audit.OpenTree(size, r.Tiles)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(tree.Leaves(0, size)).To(Equal(leaves))
+			Expect(r.LogSize()).To(Equal(size))
+			return nil
+		})).To(Succeed())
 	})
 
 	It("lets more readers in than it has sessions, while a write waits", func() {
