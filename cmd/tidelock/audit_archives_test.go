@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,8 +29,9 @@ func prunedLog(t *testing.T) (export, key string, archives []string) {
 	g.Expect(audit.EnsureKeyFile(string(keys))).To(Succeed())
 	store, err := metatest.OpenSQLite(dir, slog.New(slog.DiscardHandler))
 	g.Expect(err).NotTo(HaveOccurred())
-	now := time.Date(2025, 1, 1, 10, 0, 0, 0, time.UTC)
-	c := core.New(store, core.Options{Logger: slog.New(slog.DiscardHandler), AuditKeys: keys, Now: func() time.Time { return now }})
+	var years atomic.Int64
+	now := func() time.Time { return time.Date(2025+int(years.Load()), 1, 1, 10, 0, 0, 0, time.UTC) }
+	c := core.New(store, core.Options{Logger: slog.New(slog.DiscardHandler), AuditKeys: keys, Now: now})
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- c.Run(running) }()
@@ -54,9 +56,9 @@ func prunedLog(t *testing.T) (export, key string, archives []string) {
 	g.Expect(err).NotTo(HaveOccurred())
 	for range 2 {
 		create(10)
-		now = now.AddDate(2, 0, 0)
+		years.Add(2)
 		create(1)
-		g.Expect(retention.New(retention.Options{Core: c, Store: to, Period: 400 * 24 * time.Hour, Now: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler)}).Prune(ctx)).To(Succeed())
+		g.Expect(retention.New(retention.Options{Core: c, Store: to, Period: 400 * 24 * time.Hour, Now: now, Logger: slog.New(slog.DiscardHandler)}).Prune(ctx)).To(Succeed())
 	}
 	write, err := c.ExportLog(ctx, 0, 0)
 	g.Expect(err).NotTo(HaveOccurred())
