@@ -336,6 +336,12 @@ var _ = Describe("replicas over one database", func() {
 			_, body := replica.call(http.DefaultClient, "GET", "/api/v1/superuser/logs", nil)
 			Expect(body).To(ContainSubstring("uid-2"))
 		}
+		fork, err := ForkLog(context.Background(), one, "restored", true)
+		Expect(err).NotTo(HaveOccurred())
+		for _, replica := range []*running{a, b} {
+			_, body := replica.call(http.DefaultClient, "GET", "/api/v1/superuser/audit/checkpoint", nil)
+			Expect(body).To(HavePrefix(fork.Origin + "\n"))
+		}
 		a.end()
 		response, _ = b.call(http.DefaultClient, "GET", "/readyz", nil)
 		Expect(response.StatusCode).To(Equal(http.StatusOK))

@@ -101,6 +101,15 @@ var _ = Describe("tidelock registry", func() {
 		out, err := command("registry", "adopt-cluster", "uid", "--data-dir", filepath.Join(dir, "data")).Output()
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(out)).To(Equal("the registry now belongs to cluster uid\n"))
+
+		By("forking its audit log")
+		fork := []string{"audit", "fork", "--data-dir", filepath.Join(dir, "data"), "--reason", "restored"}
+		out, err = command(fork...).CombinedOutput()
+		Expect(err).To(HaveOccurred())
+		Expect(string(out)).To(Equal("tidelock: nothing contradicts the audit log, so there is nothing to explain; if you have restored a registry that no operator watches, use --force\n"))
+		out, err = command(append(fork, "--force")...).Output()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(string(out)).To(MatchRegexp(`^entry 1 of the audit log begins the origin tidelock/[0-9a-f]{32}\nit explains the checkpoint of [01] entries of tidelock/[0-9a-f]{32}, of which 0 are lost\n$`))
 	})
 
 	It("starts after a kill", func() {

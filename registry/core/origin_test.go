@@ -242,13 +242,13 @@ var _ = eachEngine("A fork of the log", func(h *harness) {
 	})
 })
 
-// forkReplicas are cores of several processes over one database.
+// These are cores of several processes over one database.
 var _ = Describe("A fork among replicas", func() {
 	var a, b *harness
 	BeforeEach(func() {
 		a = &harness{open: engines["postgres"]}
 		a.start()
-		b = &harness{open: a.open, dir: a.dir, clock: a.clock, gate: newGate(), n: 1000}
+		b = &harness{open: a.open, dir: a.dir, clock: a.clock, gate: newGate(), n: 1000, options: a.options}
 		b.run()
 		a.mustPush(app, "v1")
 		b.mustPush(app, "v2")
@@ -267,6 +267,15 @@ var _ = Describe("A fork among replicas", func() {
 		b.mustPush(app, "v4")
 		origins := b.origins()
 		Expect(origins[len(origins)-1]).To(Equal(fork.Origin))
+	})
+
+	It("is needed before tags expire, also at one that has not noticed yet", func() {
+		at := a.clock.Now().Add(500 * time.Millisecond)
+		Expect(a.ChangeTag(ctx, alice, app, "v1", core.TagChange{Expiration: &at})).To(Succeed())
+		b.mustPush(app, "v3") // it will not look for a second, by its clock
+		a.published(a.lost(1))
+		b.clock.Advance(900 * time.Millisecond)
+		Consistently(func() any { return b.tag(app, "v1") }).WithTimeout(200 * time.Millisecond).ShouldNot(BeEmpty())
 	})
 
 	It("leaves no entry of the old origin behind it, and none of the new one before", func() {

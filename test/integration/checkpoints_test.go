@@ -212,6 +212,7 @@ var _ = Describe("Published checkpoints", Serial, func() {
 		By("refusing writes, whether the operator was away or not")
 		eventually(ctx, policy, haveLogCondition(metav1.ConditionFalse, registryv1alpha1.ReasonLogRegressed))
 		Expect(registry.tryPush(ctx, team+"/app", "v3", "three")).To(And(HaveField("Status", http.StatusServiceUnavailable), HaveField("Body", ContainSubstring("tidelock audit fork"))))
+		Expect(registry.call(ctx, http.MethodGet, "/metrics", "", nil)).To(HaveField("Body", ContainSubstring("\ntidelock_registry_read_only 1\n")))
 		output, err := fork("too early")
 		Expect(err).To(HaveOccurred(), "the registry runs")
 		Expect(output).To(ContainSubstring("is in use by another registry"))
