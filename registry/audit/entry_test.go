@@ -68,6 +68,7 @@ func TestDecode(t *testing.T) {
 	view, err = audit.Decode(audit.Indexed{Index: 7, Record: erased})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(view.Performer).To(Equal(audit.Erased))
+	g.Expect(view.Metadata).To(HaveKeyWithValue("username", audit.Erased))
 	g.Expect(view.Hash).To(Equal(audit.LeafHash(record.Leaf)), "erasing a person breaks no proof")
 
 	record.Leaf = bytes.Replace(record.Leaf, []byte("tidelock-audit/v1"), []byte("tidelock-audit/v9"), 1)

@@ -114,7 +114,7 @@ func (p *Pruner) Prune(ctx context.Context) (err error) {
 	return errors.Join(err, ctx.Err())
 }
 
-// write writes an archive and verifies what is stored.
+// write writes an archive and reads it again: what is stored must be what was verified.
 func (p *Pruner) write(ctx context.Context, archive domain.Archive) (_ domain.Archive, err error) {
 	file, err := os.CreateTemp("", "tidelock-archive-*")
 	if err != nil {
@@ -133,6 +133,10 @@ func (p *Pruner) write(ctx context.Context, archive domain.Archive) (_ domain.Ar
 	if archive.Size, err = file.Seek(0, io.SeekCurrent); err != nil {
 		return archive, err
 	}
+	// Before it is stored: it may take the place of one that another replica has written and begun to prune by.
+	if err := p.verify(file, archive); err != nil {
+		return archive, err
+	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return archive, err
 	}
@@ -140,15 +144,15 @@ func (p *Pruner) write(ctx context.Context, archive domain.Archive) (_ domain.Ar
 	if err := p.Store.Put(ctx, archive.Name, file, archive.Size); err != nil {
 		return archive, err
 	}
-	if err := p.verify(ctx, archive); err != nil {
+	if err := p.check(ctx, archive); err != nil {
 		return archive, err
 	}
 	p.metrics.archived.Add(float64(archive.End - archive.First))
 	return archive, p.Core.FinishArchive(ctx, archive)
 }
 
-// verify reads a stored archive as an auditor would: it must have every entry, unchanged.
-func (p *Pruner) verify(ctx context.Context, archive domain.Archive) error {
+// verify reads an archive as an auditor would: it must have every entry, unchanged.
+func (p *Pruner) verify(file *os.File, archive domain.Archive) error {
 	public, err := p.Core.AuditPublicKeys()
 	if err != nil {
 		return err
@@ -157,42 +161,36 @@ func (p *Pruner) verify(ctx context.Context, archive domain.Archive) error {
 	if err != nil {
 		return err
 	}
-	return p.read(ctx, archive, func(stored io.Reader) error {
-		report, err := audit.Verify(stored, audit.VerifyOptions{Known: known})
-		switch {
-		case err != nil:
-			return err
-		case report.Problem != nil:
-			return report.Problem
-		case report.From != archive.First || report.Size != archive.End || report.Pruned > 0:
-			return fmt.Errorf("it has entries %d to %d, %d of them without content", report.From, report.Size-1, report.Pruned)
-		}
-		return nil
-	})
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	report, err := audit.Verify(file, audit.VerifyOptions{Known: known})
+	switch {
+	case err != nil:
+		return err
+	case report.Problem != nil:
+		return report.Problem
+	case report.From != archive.First || report.Size != archive.End || report.Pruned > 0:
+		return fmt.Errorf("it has entries %d to %d, %d of them without content", report.From, report.Size-1, report.Pruned)
+	}
+	return nil
 }
 
-// check reads a stored archive that was verified when it was written.
+// check reads a stored archive and compares it with what was written.
 func (p *Pruner) check(ctx context.Context, archive domain.Archive) error {
-	return p.read(ctx, archive, func(io.Reader) error { return nil })
-}
-
-// read calls fn with a stored archive, and compares all of it with what was written.
-func (p *Pruner) read(ctx context.Context, archive domain.Archive, fn func(io.Reader) error) error {
 	stored, err := p.Store.Open(ctx, archive.Name)
 	if err != nil {
 		return fmt.Errorf("reading it again: %w", err)
 	}
 	hash := sha256.New()
-	content := io.TeeReader(stored, hash)
-	failed := fn(content)
-	_, err = io.Copy(io.Discard, content)
+	_, err = io.Copy(hash, stored)
 	if err = errors.Join(err, stored.Close()); err != nil {
 		return fmt.Errorf("reading it again: %w", err)
 	}
 	if is := hex.EncodeToString(hash.Sum(nil)); is != archive.SHA256 {
 		return fmt.Errorf("its SHA-256 is %s, but %s was written", is, archive.SHA256)
 	}
-	return failed
+	return nil
 }
 
 // prune removes the entries of an archive, some at a time.

@@ -151,9 +151,11 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 	It("goes over to several replicas on PostgreSQL and S3, which have every policy before they take a push", func() {
 		password = "of-several-replicas"
 		kubectl("-n", "tidelock-system", "delete", "statefulset/tidelock", "persistentvolumeclaim/data-tidelock-0")
+		key := filepath.Join(GinkgoT().TempDir(), "audit.key")
+		run(filepath.Join(os.Getenv("TIDELOCK_BIN"), "tidelock"), "audit", "keygen", "--key-file", key)
 		kubectl("-n", "tidelock-system", "create", "secret", "generic", "tidelock-scale-out",
 			"--from-literal=database="+database, "--from-literal=blob-store="+store, "--from-literal=access-key-id="+s3AccessKey,
-			"--from-literal=secret-access-key="+s3SecretKey, "--from-literal=operator-token="+strings.Repeat("0123456789abcdef", 4), "--from-literal=admin-password="+password)
+			"--from-literal=secret-access-key="+s3SecretKey, "--from-literal=operator-token="+strings.Repeat("0123456789abcdef", 4), "--from-literal=admin-password="+password, "--from-file=audit-key="+key)
 		rendered, err := exec.Command(path("hack", "render.sh"), os.Getenv("TIDELOCK_IMAGE"), "overlays/scale-out").Output()
 		Expect(err).NotTo(HaveOccurred())
 		runWith(string(rendered), "kubectl", "apply", "--server-side", "-f", "-")
