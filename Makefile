@@ -83,7 +83,7 @@ test: build libc ## Run every test, with a real API server and real clients.
 	cd hack/image && GOWORK=off go vet ./... && GOWORK=off go test ./...
 
 .PHONY: e2e
-e2e: ## Run the end-to-end tests on a real node (Linux, root; KEEP=1 leaves the node up).
+e2e: build ## Run the end-to-end tests on a real node (Linux, root; KEEP=1 leaves the node up).
 	@hack/packages.sh postgresql
 	@hack/tools/build.sh versitygw
 	@hack/e2e.sh '$(VERSION)'
