@@ -496,7 +496,7 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 	It("is told of objects of Kubernetes: deleted, and re-created in time", func() {
 		m := core.ManagedPolicy{
 			Cluster: "c", Manager: domain.ManagedBy{Kind: "ImmutabilityPolicy", Namespace: "team-a", Name: "releases", UID: "1", Generation: 1}, Scope: teamA, Spec: releases,
-			Claim: core.Claim{Namespace: domain.Owner{Namespace: "team-a", UID: "n"}},
+			Claim: core.Claim{Namespace: domain.Owner{Namespace: "team-a", UID: "n"}}, Applied: domain.Applied{User: "alice", Generation: 1},
 		}
 		_, err := h.PutManagedPolicy(ctx, operator, m)
 		Expect(err).NotTo(HaveOccurred())
@@ -508,7 +508,7 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 		h.idle()
 		Expect(h.locks(app, "v1")).To(HaveLen(2), "one lock with one reason")
 		reason := h.history(app, "v1", core.HistoryQuery{}).Locks[0].Reasons[0]
-		Expect(reason.By.String()).To(Equal("operator with ImmutabilityPolicy team-a/releases"))
+		Expect(reason.By.String()).To(Equal("Kubernetes user alice with ImmutabilityPolicy team-a/releases"))
 		Expect(h.DeleteManagedPolicy(ctx, operator, "c", m.Manager)).To(Succeed())
 		h.clock.Advance(time.Hour)
 		Eventually(func() []string { return h.locks(app, "v1") }).WithTimeout(patience).Should(ContainElement("  hold v.*: delete_immutability_policy 0 - now"))
