@@ -163,6 +163,12 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 			kubectl("-n", "tidelock-system", "rollout", "status", "deployment/"+deployment, "--timeout", patience.String())
 		}
 		runWith(password, "crane", "auth", "login", "--insecure", registry, "-u", "admin", "--password-stdin")
+		// The log that the operator has published is gone; somebody has to say why.
+		Eventually(func() error {
+			_, err := try("", filepath.Join(os.Getenv("TIDELOCK_BIN"), "tidelock"), "audit", "fork", "--database", database, "--blob-store", store,
+				"--audit-key-file", key, "--reason", "a new registry on PostgreSQL and S3")
+			return err
+		}).WithTimeout(patience).WithPolling(polling).Should(Succeed())
 		Eventually(func() error {
 			_, err := try("", "crane", "copy", "--insecure", "127.0.0.1:5000/pause:1", image("pause:v1.0.0"))
 			return err
