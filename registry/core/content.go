@@ -11,10 +11,22 @@ import (
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
+	"github.com/tidelock/tidelock/registry/policy"
 )
 
 func sharedScope(name domain.RepositoryName) meta.Scope {
 	return meta.Scope{Organization: name.Organization, Repository: name.Path}
+}
+
+// tagScope is for changing tags. What a signature tag loses hangs on the locks of other tags, and none of them may come to
+// be between the decision and its commit: so such a change has the repository to itself.
+func tagScope(name domain.RepositoryName, tags ...string) meta.Scope {
+	scope := sharedScope(name)
+	scope.RepositoryExclusive = slices.ContainsFunc(tags, func(tag string) bool {
+		_, ok := policy.ParseSignatureTag(tag)
+		return ok
+	})
+	return scope
 }
 
 // exclusiveScope is for removing content. How much hangs on it is not known before, so nobody shares the transaction.
@@ -233,7 +245,7 @@ func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domai
 	if err := c.room(); err != nil {
 		return result, err
 	}
-	scope := sharedScope(name)
+	scope := tagScope(name, push.tags()...)
 	scope.Background = len(push.Manifest.Children)+len(push.Manifest.Blobs) > longManifest
 	err := c.write(ctx, caller, scope, func(ch *change) error {
 		repo, err := ch.obtainRepository(name, push.Create)

@@ -123,7 +123,11 @@ func (c *Core) expireTags(ctx context.Context) (failed error) {
 
 // expireIn deletes tags of one repository that have expired, sorted by name.
 func (c *Core) expireIn(ctx context.Context, name domain.RepositoryName, due []meta.DueTag) error {
-	scope := sharedScope(name)
+	names := make([]string, len(due))
+	for i, t := range due {
+		names[i] = t.Name
+	}
+	scope := tagScope(name, names...)
 	scope.Background = true
 	return c.writeAlways(ctx, domain.System, scope, unlessReadOnly(func(ch *change) error {
 		repo, err := ch.Repository(name)

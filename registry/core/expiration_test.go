@@ -217,6 +217,7 @@ var _ = eachEngine("An expiration", func(h *harness) {
 		sig := signatureTag(subject, ".sig")
 		d := h.mustPut(app, sig, imageOf("1", signature("a")))
 		h.mustPush(app, "nightly")
+		h.gate.holdDeletes(true) // a signature tag's repository is locked as for those
 		_, err := h.expire(app, sig)
 		Expect(err).NotTo(HaveOccurred())
 		held("nightly")

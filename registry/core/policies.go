@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -393,17 +394,23 @@ func (c *Core) PolicyStatus(ctx context.Context, scope Scope, id string) (Policy
 
 // status reads a policy's status, with the indices of entries that were committed before.
 func (c *Core) status(ctx context.Context, find func(*meta.Reader) (domain.Policy, error)) (status PolicyStatus, err error) {
-	if err := c.syncLog(ctx); err != nil {
-		return status, err
-	}
-	err = c.read(ctx, func(r *meta.Reader) error {
-		p, err := find(r)
-		if err != nil {
-			return err
+	// A sweep may end after the sequencer's round. What says that it is over says where it stands in the log.
+	for range 2 {
+		if err := c.syncLog(ctx); err != nil {
+			return status, err
 		}
-		status, err = policyStatus(r, p)
-		return err
-	})
+		err = c.read(ctx, func(r *meta.Reader) error {
+			p, err := find(r)
+			if err != nil {
+				return err
+			}
+			status, err = policyStatus(r, p)
+			return err
+		})
+		if err != nil || !slices.ContainsFunc(status.Sweeps, Sweep.unindexed) {
+			break
+		}
+	}
 	return status, err
 }
 

@@ -3,6 +3,7 @@ package core_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -243,6 +244,46 @@ var _ = eachEngine("A signature tag", func(h *harness) {
 		h.mustCreate(teamA, releases)
 		h.mustPut(app, absent, imageOf("1", signature("a")))
 		Expect(h.DeleteTag(ctx, alice, app, absent)).To(Succeed())
+	})
+
+	It("loses nothing to a change that was decided while its subject was being locked", func() {
+		soon := h.clock.Now().Add(time.Hour)
+		for what, change := range map[string]func() error{
+			"a push":        func() error { _, err := h.put(app, sig, imageOf("1", signature("b"))); return err },
+			"a move":        func() error { return h.setTag(app, sig, subject) },
+			"a restoration": func() error { return h.RestoreTag(ctx, alice, app, sig, subject) },
+			"a deletion":    func() error { return h.DeleteTag(ctx, alice, app, sig) },
+			"an expiration": func() error { return h.ChangeTag(ctx, alice, app, sig, core.TagChange{Expiration: &soon}) },
+		} {
+			standing := h.mustPut(app, sig, imageOf("1", signature("a")))
+			placed, release, locked, changed := make(chan struct{}), make(chan struct{}), make(chan error, 1), make(chan error, 1)
+			go func() {
+				var once sync.Once
+				locked <- h.store.Write(ctx, meta.Scope{Organization: app.Organization, Repository: app.Path}, func(tx *meta.Tx) error {
+					repo, err := tx.Repository(app)
+					if err != nil {
+						return err
+					}
+					tag, err := tx.Tag(repo.ID, "v1")
+					if err != nil {
+						return err
+					}
+					defer func() {
+						once.Do(func() { close(placed) })
+						<-release
+					}()
+					return tx.PlaceHolds([]meta.Hold{{TagID: tag.ID, PolicyID: meta.ByHand}}, h.clock.Now())
+				})
+			}()
+			<-placed
+			go func() { changed <- change() }()
+			Consistently(changed, "100ms").ShouldNot(Receive(), what)
+			close(release)
+			Eventually(locked).WithTimeout(patience).Should(Receive(BeNil()), what)
+			Eventually(changed).WithTimeout(patience).Should(Receive(haveCode(domain.CodeTagImmutable)), what)
+			Expect(h.tag(app, sig)).To(Equal(standing), what)
+			Expect(h.hold(app, "v1", false)).To(Succeed())
+		}
 	})
 
 	It("belongs to children and referrers of a locked image as well", func() {

@@ -157,7 +157,7 @@ func tagUnknown(name domain.RepositoryName, tag string) error {
 
 // DeleteTag removes a tag; its manifest stays. TAG_IMMUTABLE if it is locked.
 func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error {
-	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+	return c.write(ctx, caller, tagScope(name, tag), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
 		if err != nil {
 			return err
@@ -239,7 +239,7 @@ func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.
 	if to.Expiration != nil && !to.Expiration.IsZero() && to.Immutable != nil && *to.Immutable {
 		return domain.Errorf(domain.CodeInvalid, "a tag cannot be immutable and expire; give one of the two")
 	}
-	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+	return c.write(ctx, caller, tagScope(name, tag), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
 		if err != nil {
 			return err
@@ -268,7 +268,7 @@ func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.
 
 // RestoreTag points a tag to a digest that it had before: a creation if no live tag has the name, else a move.
 func (c *Core) RestoreTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
-	return c.write(ctx, caller, sharedScope(name), func(ch *change) error {
+	return c.write(ctx, caller, tagScope(name, tag), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
 		if err != nil {
 			return err

@@ -176,6 +176,9 @@ type Sweep struct {
 	FirstIndex, LastIndex int64
 }
 
+// unindexed reports whether a sweep is over whose entries have no index yet.
+func (s Sweep) unindexed() bool { return !s.FinishedAt.IsZero() && s.Changed > 0 && s.LastIndex < 0 }
+
 // ManagedPolicy is a policy as a Kubernetes object declares it.
 type ManagedPolicy struct {
 	// Cluster is the UID of the cluster's kube-system namespace.

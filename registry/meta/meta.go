@@ -44,7 +44,7 @@ type Scope struct {
 	OtherOrganization string
 	// Repository is the path in the organization, empty for a transaction on the organization.
 	Repository string
-	// RepositoryExclusive is for removing manifests and links to blobs.
+	// RepositoryExclusive is for removing manifests and links to blobs, and for changing what hangs on other tags.
 	RepositoryExclusive bool
 	// LogExclusive is for giving the audit log another origin: all other transactions are over before it begins, and those
 	// that come later see what it did.
