@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"registry/auth":                       {"registry/domain"},
 	"registry/openapi":                    {"registry/domain"},
 	"registry/ociapi":                     {"registry/domain", "registry/audit", "registry/blob", "registry/core", "registry/auth"},
-	"registry/mgmtapi":                    {"registry/domain", "registry/audit", "registry/history", "registry/core", "registry/auth", "registry/openapi"},
+	"registry/mgmtapi":                    {"registry/domain", "registry/selection", "registry/audit", "registry/history", "registry/core", "registry/auth", "registry/openapi"},
 	"registry/gc":                         {"registry/domain", "registry/blob", "registry/core"},
 	"registry/fsck":                       {"registry/domain", "registry/blob", "registry/core"},
 	"registry/forward":                    {"registry/domain", "registry/audit"},
