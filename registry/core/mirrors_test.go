@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -189,9 +190,9 @@ var _ = eachEngineWithKey("A mirror of the REST API", func(h *harness) {
 		_, err := h.CreateRobot(ctx, alice, core.NewRobot{Organization: "team-a", Short: "ci"}, []byte("hash"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(with("team-a+ci")).To(Succeed())
+		Expect(h.DeleteRobot(ctx, alice, "team-a", "ci")).To(And(haveCode(domain.CodeConflict), MatchError(ContainSubstring(upstreamURL))), "the mirror would go on without it")
+		Expect(with("")).To(Succeed())
 		Expect(h.DeleteRobot(ctx, alice, "team-a", "ci")).To(Succeed())
-		Expect(h.mirror().Robot).To(Equal("team-a+ci"), "the mirror does not go with its robot")
-		Expect(with("team-a+ci")).To(Succeed())
 	})
 
 	It("goes with its organization", func() {
@@ -233,6 +234,7 @@ var _ = eachEngineWithKey("A mirror of the REST API", func(h *harness) {
 			}
 			Expect(update(domain.MirrorSecrets{Username: "puller", Password: domain.Redacted, ProxyUsername: domain.Redacted, ProxyPassword: domain.Redacted})).To(Equal(credentials))
 			Expect(update(domain.MirrorSecrets{Username: "another", Password: domain.Redacted})).To(Equal(domain.MirrorSecrets{Username: "another", Password: credentials.Password}))
+			Expect(h.mirror()).To(And(HaveField("HasPassword", true), HaveField("HasProxyCredentials", false)))
 			Expect(update(domain.MirrorSecrets{})).To(BeZero())
 			Expect(h.mirror().HasPassword).To(BeFalse())
 			Expect(update(domain.MirrorSecrets{Password: domain.Redacted})).To(BeZero())
@@ -271,6 +273,24 @@ var _ = eachEngineWithKey("A mirror of the REST API", func(h *harness) {
 			_, err := h.UpdateMirror(ctx, alice, "team-a", changedMirror(hourly, func(s *domain.MirrorSpec) { s.Source.Proxy.HTTPS = "http://elsewhere.example.com" }),
 				domain.MirrorSecrets{ProxyUsername: "proxy-user", ProxyPassword: domain.Redacted})
 			Expect(err).To(And(haveCode(domain.CodeInvalid), MatchError(ContainSubstring("another server"))))
+		})
+
+		It("are kept where only something else is changed, and can be tried before", func() {
+			h.mustMirror(hourly, credentials)
+			_, err := h.ChangeMirror(ctx, alice, "team-a", func(spec *domain.MirrorSpec, _ *domain.MirrorSecrets) error {
+				spec.Concurrency = 2
+				return nil
+			})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(h.mirror()).To(And(HaveField("Concurrency", 2), HaveField("HasProxyCredentials", true)))
+			Expect(h.secretsStored()).To(Equal(credentials))
+			redacted := domain.MirrorSecrets{Username: "another", Password: domain.Redacted}
+			Expect(h.MirrorSecrets(ctx, "team-a", hourly.Source, redacted)).To(Equal(domain.MirrorSecrets{Username: "another", Password: credentials.Password}))
+			_, err = h.MirrorSecrets(ctx, "team-a", domain.MirrorSource{Type: domain.UpstreamOCI, URL: "https://elsewhere.example.com"}, redacted)
+			Expect(err).To(And(haveCode(domain.CodeInvalid), MatchError(ContainSubstring("another server"))))
+			refused := errors.New("refused")
+			_, err = h.ChangeMirror(ctx, alice, "team-a", func(*domain.MirrorSpec, *domain.MirrorSecrets) error { return domain.Unavailable(refused) })
+			Expect(err).To(MatchError(refused))
 		})
 
 		It("is sealed again with the first key, and bound to its mirror", func() {
@@ -439,7 +459,7 @@ var _ = eachEngineWithKey("A mirror that a Kubernetes object manages", func(h *h
 		Expect(h.DeleteMirror(ctx, alice, "team-a")).To(managedBy)
 		Expect(h.DeleteOrganization(ctx, alice, "team-a")).To(managedBy)
 		_, err = h.CreateMirror(ctx, alice, "team-a", hourly, credentials)
-		Expect(err).To(And(haveCode(domain.CodeConflict), MatchError(ContainSubstring("OrgMirror team-a/upstream"))))
+		Expect(err).To(managedBy)
 		Expect(h.AdoptMirror(ctx, alice, "team-a")).To(haveCode(domain.CodeConflict))
 		Expect(h.RequestMirrorSync(ctx, alice, "team-a")).To(Succeed())
 	})

@@ -48,7 +48,7 @@ var _ = Describe("A mirror", func() {
 			store := open(GinkgoT().TempDir())
 			at := time.Unix(1_000_000, 7000).UTC()
 			made := domain.Mirror{
-				UUID: "uuid", Organization: "team-a", MirrorSpec: mirrorSpec, Username: "puller", HasPassword: true,
+				UUID: "uuid", Organization: "team-a", MirrorSpec: mirrorSpec, Username: "puller", HasPassword: true, HasProxyCredentials: true,
 				CreatedAt: at, Requested: true, RequestedAt: "now", NextSync: at.Add(time.Hour),
 			}
 			manager := domain.ManagedBy{Kind: "OrgMirror", Namespace: "team-a", Name: "upstream", UID: "u1", Generation: 3, RevisionClaimed: "main"}
