@@ -35,6 +35,9 @@ type Options struct {
 	Now func() time.Time
 	// Networks are the addresses that mirrors may reach although they are not public.
 	Networks Networks
+	// RetryPause is how long after no answer a request is sent again; it doubles each time. Half a second if 0, so that all
+	// tries take about 15 seconds.
+	RetryPause time.Duration
 }
 
 // Engine syncs mirrors. It is safe for concurrent use.
@@ -55,6 +58,9 @@ func New(options Options) *Engine {
 	}
 	if options.Now == nil {
 		options.Now = time.Now
+	}
+	if options.RetryPause == 0 {
+		options.RetryPause = 500 * time.Millisecond
 	}
 	return &Engine{
 		Options: options, holder: rand.Text(), budgets: newBudgets(options.Now), flights: newFlights(), partials: newPartials(), metrics: newMetrics(),
