@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	"registry/auth":                       {"registry/domain"},
 	"registry/openapi":                    {"registry/domain"},
 	"registry/ociapi":                     {"registry/domain", "registry/manifest", "registry/audit", "registry/blob", "registry/core", "registry/auth"},
-	"registry/mgmtapi":                    {"registry/domain", "registry/audit", "registry/history", "registry/core", "registry/auth", "registry/openapi"},
+	"registry/mgmtapi":                    {"registry/domain", "registry/selection", "registry/audit", "registry/history", "registry/core", "registry/auth", "registry/openapi"},
 	"registry/mirror":                     {"registry/domain", "registry/policy", "registry/selection", "registry/manifest", "registry/blob", "registry/core"},
 	"registry/gc":                         {"registry/domain", "registry/blob", "registry/core"},
 	"registry/fsck":                       {"registry/domain", "registry/blob", "registry/core"},
