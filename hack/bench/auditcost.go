@@ -43,6 +43,11 @@ func auditCost(ctx context.Context, o options, t *table) error {
 		}
 		defer s.stop()
 		clients[i] = newClient(s, auditClients)
+		for _, b := range auditBlobs {
+			if err := clients[i].pushBlob(ctx, "bench/app", b); err != nil {
+				return err
+			}
+		}
 	}
 	var p50, rate [2][]float64
 	for round := range auditTurns(o) {
@@ -109,7 +114,30 @@ func dropLog(ctx context.Context, dir string) (err error) {
 	return err
 }
 
-// putTags writes new tags from several clients, each an index without children: nothing but the tag's PUT.
+// auditBlobs are the config and the layers that all images of the measurement have.
+var auditBlobs = func() []blob {
+	blobs := make([]blob, 6)
+	for i := range blobs {
+		blobs[i] = newBlob(fmt.Appendf(nil, `{"blob":%d}`, i))
+	}
+	return blobs
+}()
+
+// auditImage is the manifest of an image that differs from others in its annotation.
+func auditImage(name string) []byte {
+	descriptor := func(mediaType string, b blob) string {
+		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, mediaType, b.digest, len(b.content))
+	}
+	var layers []string
+	for _, b := range auditBlobs[1:] {
+		layers = append(layers, descriptor("application/vnd.oci.image.layer.v1.tar+gzip", b))
+	}
+	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s],"annotations":{"n":%q}}`,
+		manifestType, descriptor("application/vnd.oci.image.config.v1+json", auditBlobs[0]), strings.Join(layers, ","), name)
+}
+
+// putTags writes new tags from several clients, each of an image of its own whose blobs are there: nothing but the tag's
+// PUT.
 func putTags(ctx context.Context, c *client, round, writes int) (samples, error) {
 	times := make(samples, writes)
 	var next atomic.Int64
@@ -117,9 +145,10 @@ func putTags(ctx context.Context, c *client, round, writes int) (samples, error)
 	for range auditClients {
 		group.Go(func() error {
 			for i := int(next.Add(1)) - 1; i < writes; i = int(next.Add(1)) - 1 {
-				content := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[],"annotations":{"n":"%d-%d"}}`, indexType, round, i)
+				name := fmt.Sprintf("t-%d-%d", round, i)
+				content := auditImage(name)
 				start := time.Now()
-				if err := c.putManifest(ctx, "bench/app", fmt.Sprintf("t-%d-%d", round, i), indexType, content); err != nil {
+				if err := c.putManifest(ctx, "bench/app", name, manifestType, content); err != nil {
 					return err
 				}
 				times[i] = time.Since(start)
