@@ -101,6 +101,7 @@ soak: build ## Run the tests in their long form.
 	@mkdir -p $(ARTIFACTS)
 	TIDELOCK_SOAK=1 go test -count=1 -artifacts -outputdir $(ARTIFACTS) -timeout $(SOAK_TIMEOUT) $(TEST_PACKAGES)
 	hack/fuzz.sh $(FUZZ_TIME)
+	go run ./hack/bench -parts log -entries 10000000
 
 .PHONY: bench
 bench: build ## Measure, beside another registry in the same run.

@@ -37,17 +37,12 @@ func auditCost(ctx context.Context, o options, t *table) error {
 	}
 	var clients [2]*client
 	for i, name := range []string{"audited", "unaudited"} {
-		s, err := startTidelock(ctx, o, engines[0], name, nil)
+		c, err := startAudited(ctx, o, name)
 		if err != nil {
 			return err
 		}
-		defer s.stop()
-		clients[i] = newClient(s, auditClients)
-		for _, b := range auditBlobs {
-			if err := clients[i].pushBlob(ctx, "bench/app", b); err != nil {
-				return err
-			}
-		}
+		defer c.server.stop()
+		clients[i] = c
 	}
 	var p50, rate [2][]float64
 	for round := range auditTurns(o) {
@@ -77,7 +72,23 @@ func auditCost(ctx context.Context, o options, t *table) error {
 	t.add("the same without the log's rows", summary(clients[1], p50[1], rate[1], o))
 	t.add("encoding of an entry", shortest(encoding))
 	t.limit("share of the log in the p50, encoding included", median(shares), 10, " %")
-	return nil
+	return logLag(ctx, o, t)
+}
+
+// startAudited starts a registry that has the blobs of what is written.
+func startAudited(ctx context.Context, o options, name string) (*client, error) {
+	s, err := startTidelock(ctx, o, engines[0], name, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := newClient(s, auditClients)
+	for _, b := range auditBlobs {
+		if err := c.pushBlob(ctx, "bench/app", b); err != nil {
+			s.stop()
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // summary stops the server of a client and says how it did.
