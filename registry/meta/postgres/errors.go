@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -49,9 +50,12 @@ func again(err error) (retry, constraint bool) {
 
 // clientError makes of an error what a client may see: its own cancellation, an error of the domain, or UNAVAILABLE.
 func clientError(ctx context.Context, err error) error {
+	var lost net.Error
 	switch code := sqlState(err); {
 	case err == nil:
 		return nil
+	case errors.As(err, &lost):
+		return unavailable(ctx, err)
 	case code == characterNotStorable || code == escapeNotStorable:
 		return domain.Errorf(domain.CodeInvalid, "a text has characters that cannot be stored; NUL is one: %w", err)
 	case code != "":
