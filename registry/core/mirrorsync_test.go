@@ -120,6 +120,26 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 		Expect(h.mustClaim().Sync.Number).To(BeEquivalentTo(2))
 	})
 
+	It("is claimed once, however many ask at once", func() {
+		h.mustMirror(hourly, credentials)
+		for range 5 {
+			var claims atomic.Int64
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					defer GinkgoRecover()
+					if h.claim() != nil {
+						claims.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			Expect(claims.Load()).To(BeEquivalentTo(1))
+			Expect(h.CancelMirrorSync(ctx, alice, "team-a")).To(Succeed())
+			h.clock.Advance(2 * time.Hour)
+		}
+	})
+
 	It("follows cron and a start in the future", func() {
 		nightly := changedMirror(hourly, func(s *domain.MirrorSpec) { s.Schedule = domain.MirrorSchedule{Cron: "30 4 * * *"} })
 		h.mustMirror(nightly, credentials)
