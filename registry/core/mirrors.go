@@ -266,8 +266,8 @@ func (c *Core) changeMirror(ch *change, m meta.Mirror, spec domain.MirrorSpec, g
 		}
 	}
 	ch.logMirror(kind, m.Mirror, metadata)
-	anew := changed || !same(contentOf(before), contentOf(spec))
-	return m.Mirror, ch.reschedule(&m, before, anew)
+	err = ch.reschedule(&m, before, changed || !same(contentOf(before), contentOf(spec)))
+	return m.Mirror, err
 }
 
 // reschedule says when a mirror is due after its spec has changed. Anew says that a sync would bring something else now.
@@ -548,7 +548,8 @@ func (c *Core) putManagedMirror(ch *change, o domain.Organization, present *meta
 			return changed, err
 		}
 	}
-	return changed, ch.requestByObject(&changed, m.RequestedAt)
+	err = ch.requestByObject(&changed, m.RequestedAt)
+	return changed, err
 }
 
 // requestByObject asks for a sync if an object's annotation has another value than before. What is asked for while the

@@ -64,6 +64,9 @@ type MirrorTag struct {
 
 // syncs are what a replica knows of the syncs of mirrors.
 type syncs struct {
+	// claiming is held while this process looks for a sync to take: what it has is in own only once that is committed.
+	claiming sync.Mutex
+
 	mu sync.Mutex
 	// seen are the leases of syncs that run, and since when each is the same.
 	seen map[int64]seenLease
@@ -133,6 +136,8 @@ func (c *Core) ClaimMirrorSync(ctx context.Context, holder string) (claim *Mirro
 		// An operator that has yet to come, or whose log must be explained.
 		return nil, mirrorPoll, ctx.Err()
 	}
+	c.syncs.claiming.Lock()
+	defer c.syncs.claiming.Unlock()
 	var turns []meta.MirrorTurn
 	var next time.Time
 	now := c.now()
@@ -293,11 +298,6 @@ func (c *Core) BeatMirrorSync(ctx context.Context, claim *MirrorClaim, p domain.
 	return goOn, nil
 }
 
-// ofSync runs a change of what a sync knows. It fails with ErrSyncOver if the sync is over.
-func (c *Core) ofSync(ctx context.Context, claim *MirrorClaim, scope meta.Scope, fn func(*change) error) error {
-	return c.writeAlways(ctx, claim.Caller, scope, fn)
-}
-
 // discoveryBatch is how many names one transaction records.
 const discoveryBatch = 1000
 
@@ -313,11 +313,11 @@ func (c *Core) DiscoverMirrorRepositories(ctx context.Context, claim *MirrorClai
 	slices.Sort(names)
 	names = slices.Compact(names)
 	for batch := range slices.Chunk(names, discoveryBatch) {
-		if err := c.ofSync(ctx, claim, scope, func(ch *change) error { return ch.AddMirrorRepositories(id, number, batch, ch.now) }); err != nil {
+		if err := c.writeAlways(ctx, claim.Caller, scope, func(ch *change) error { return ch.AddMirrorRepositories(id, number, batch, ch.now) }); err != nil {
 			return err
 		}
 	}
-	return c.ofSync(ctx, claim, scope, func(ch *change) error {
+	return c.writeAlways(ctx, claim.Caller, scope, func(ch *change) error {
 		if err := ch.SkipMirrorRepositories(id, number, vanished); err != nil {
 			return err
 		}
@@ -342,7 +342,7 @@ func (c *Core) FinishMirrorRepository(ctx context.Context, claim *MirrorClaim, r
 	}
 	r.Message = claim.scrub(r.Message)
 	id := claim.Mirror.ID
-	return c.ofSync(ctx, claim, meta.Scope{Organization: claim.Mirror.Organization}, func(ch *change) error {
+	return c.writeAlways(ctx, claim.Caller, meta.Scope{Organization: claim.Mirror.Organization}, func(ch *change) error {
 		r := r
 		r.SyncedAt = ch.now
 		done, err := ch.FinishMirrorRepository(id, claim.Sync.Number, r)
@@ -383,7 +383,7 @@ func (c *Core) FinishMirrorSync(ctx context.Context, claim *MirrorClaim, state d
 	for i := range failures {
 		failures[i].Reason = claim.scrub(failures[i].Reason)
 	}
-	err := c.ofSync(ctx, claim, exclusive(claim.Mirror.Organization), func(ch *change) error {
+	err := c.writeAlways(ctx, claim.Caller, exclusive(claim.Mirror.Organization), func(ch *change) error {
 		m, err := ch.MirrorByID(claim.Mirror.ID)
 		if err != nil {
 			return err
@@ -426,6 +426,7 @@ func (ch *change) endSync(m *meta.Mirror, state domain.SyncState, message string
 		if again := ch.now.Add(backOff(m.MirrorSpec, m.Failures)); !m.NextSync.After(ch.now) || again.Before(m.NextSync) {
 			m.NextSync = again
 		}
+	default:
 	}
 	ch.wakeMirrors = true
 	ch.logSync(kind, *m, syncMetadata(*last))

@@ -120,6 +120,26 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 		Expect(h.mustClaim().Sync.Number).To(BeEquivalentTo(2))
 	})
 
+	It("is claimed once, however many ask at once", func() {
+		h.mustMirror(hourly, credentials)
+		for range 5 {
+			var claims atomic.Int64
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					defer GinkgoRecover()
+					if h.claim() != nil {
+						claims.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			Expect(claims.Load()).To(BeEquivalentTo(1))
+			Expect(h.CancelMirrorSync(ctx, alice, "team-a")).To(Succeed())
+			h.clock.Advance(2 * time.Hour)
+		}
+	})
+
 	It("follows cron and a start in the future", func() {
 		nightly := changedMirror(hourly, func(s *domain.MirrorSpec) { s.Schedule = domain.MirrorSchedule{Cron: "30 4 * * *"} })
 		h.mustMirror(nightly, credentials)
@@ -223,15 +243,16 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 
 	It("backs off while it fails: from a minute, twice as long each time, an hour at most and never longer than the interval", func() {
 		h.mustMirror(changedMirror(hourly, func(s *domain.MirrorSpec) { s.Schedule.Interval = 24 * time.Hour }), credentials)
-		for n, wait := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		for n, minutes := range []int{1, 2, 4, 8, 16, 32, 60, 60} {
+			wait := time.Duration(minutes) * time.Minute
 			claim := h.mustClaim()
 			Expect(h.FinishMirrorSync(ctx, claim, domain.SyncFailed, "unauthorized")).To(Succeed())
 			Expect(h.lastMirrorEntry()).To(And(HaveField("Kind", audit.KindOrgMirrorFailed), HaveField("Metadata", HaveKeyWithValue("message", "unauthorized"))))
 			m := h.mirror()
 			Expect(m.Failures).To(Equal(n + 1))
-			Expect(m.NextSync).To(Equal(m.Last.FinishedAt.Add(wait * time.Minute)))
+			Expect(m.NextSync).To(Equal(m.Last.FinishedAt.Add(wait)))
 			Expect(h.claim()).To(BeNil())
-			h.clock.Advance(wait*time.Minute + time.Second)
+			h.clock.Advance(wait + time.Second)
 		}
 		h.finish(h.mustClaim(), domain.SyncSucceeded, "a")
 		Expect(h.mirror().Failures).To(BeZero())

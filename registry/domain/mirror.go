@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -161,6 +162,15 @@ type MirrorSecrets struct {
 	Token                        string
 	ProxyUsername, ProxyPassword string
 }
+
+// String keeps secrets out of what is printed, whatever they are part of; so do GoString and LogValue.
+func (MirrorSecrets) String() string { return Redacted }
+
+// GoString is String.
+func (MirrorSecrets) GoString() string { return Redacted }
+
+// LogValue is String.
+func (MirrorSecrets) LogValue() slog.Value { return slog.StringValue(Redacted) }
 
 // Mirror is a stored mirror.
 type Mirror struct {
