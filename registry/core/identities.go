@@ -12,16 +12,24 @@ import (
 	"github.com/tidelock/tidelock/registry/meta"
 )
 
-// checkEpoch refuses a caller whose account has lost a credential or a right since it was authorised.
-func checkEpoch(r *meta.Reader, caller domain.Caller) error {
+// checkEpoch refuses a caller whose account has lost a credential or a right since it was authorised, and a mirror whose
+// sync is over. Of a mirror it returns the UUID.
+func checkEpoch(r *meta.Reader, caller domain.Caller) (mirror string, err error) {
+	if caller.Kind == domain.CallerMirror {
+		mirror, err = r.RunningSync(caller.Account, caller.Epoch)
+		if errors.Is(err, meta.ErrNotFound) {
+			err = syncOver(caller.Name)
+		}
+		return mirror, err
+	}
 	if caller.Account == 0 {
-		return nil
+		return "", nil
 	}
 	epoch, err := r.AccountEpoch(caller.Account)
 	if errors.Is(err, meta.ErrNotFound) || (err == nil && epoch != caller.Epoch) {
-		return domain.Errorf(domain.CodeUnauthorized, "the rights of %s have changed; authenticate again", caller.Name)
+		return "", domain.Errorf(domain.CodeUnauthorized, "the rights of %s have changed; authenticate again", caller.Name)
 	}
-	return err
+	return "", err
 }
 
 // checkWriter refuses a caller who has no permission to write to a repository.
@@ -39,7 +47,7 @@ func (ch *change) checkWriter(repo domain.Repository) error {
 // grantToCreator makes an account the admin of the repository that it has made, unless its role in the organization
 // says as much.
 func (ch *change) grantToCreator(repo domain.Repository) error {
-	if ch.caller.Account == 0 {
+	if ch.caller.Account == 0 || ch.caller.Kind == domain.CallerMirror {
 		return nil
 	}
 	role, err := ch.MemberRole(repo.OrganizationID, ch.caller.Account)
@@ -355,7 +363,8 @@ func (c *Core) DeleteSigningKey(ctx context.Context, caller domain.Caller, id st
 	})
 }
 
-// exclusive is the scope of changes of who may do what in an organization: pushes there come before or after.
+// exclusive is the scope of changes of who may do what in an organization, and of its mirror and the beginning and end of the
+// mirror's syncs: pushes there come before or after.
 func exclusive(organization string) meta.Scope {
 	return meta.Scope{Organization: organization, OrganizationExclusive: true}
 }
@@ -415,9 +424,16 @@ func (c *Core) RegenerateRobot(ctx context.Context, caller domain.Caller, organi
 	return a, err
 }
 
-// DeleteRobot removes a robot with its token and permissions.
+// DeleteRobot removes a robot with its token and permissions. CONFLICT while the organization's mirror names it: the mirror
+// would go on without it, and nobody would be told.
 func (c *Core) DeleteRobot(ctx context.Context, caller domain.Caller, organization, short string) error {
 	return c.changeRobot(ctx, caller, organization, short, func(ch *change, robot domain.Account) error {
+		switch m, err := ch.Mirror(organization); {
+		case err == nil && m.Robot == robot.Name:
+			return domain.Errorf(domain.CodeConflict, "robot %s is that of the organization's mirror of %s; give the mirror another robot, or delete it, first", robot.Name, m.Source.URL)
+		case err != nil && !errors.Is(err, meta.ErrNotFound):
+			return err
+		}
 		ch.log(audit.KindDeleteRobot, subject{organization: organization}, audit.Metadata{"robot": robot.Name})
 		return ch.DeleteAccount(robot.ID)
 	})

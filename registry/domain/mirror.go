@@ -19,6 +19,9 @@ const (
 	MaxMirrorFailures = 10
 )
 
+// KindOrgMirror is the kind of the Kubernetes objects that manage mirrors.
+const KindOrgMirror = "OrgMirror"
+
 // UpstreamType is the kind of registry that a mirror copies from: it decides how repositories are listed.
 type UpstreamType string
 
@@ -67,7 +70,8 @@ const (
 	PruneVanished PruneMode = "Vanished"
 )
 
-// MirrorSpec is what somebody may declare of a mirror: an upstream namespace that fills an organization.
+// MirrorSpec is what somebody may declare of a mirror: an upstream namespace that fills an organization. It is stored as
+// JSON under the names of its fields, which therefore stay.
 type MirrorSpec struct {
 	Source MirrorSource
 	// Repositories selects repositories by their name below the upstream namespace.
@@ -166,9 +170,10 @@ type Mirror struct {
 	Organization   string
 	OrganizationID int64
 	MirrorSpec
-	// Username is the upstream's user, which is no secret. HasPassword tells whether there is a password or token.
-	Username    string
-	HasPassword bool
+	// Username is the upstream's user, which is no secret. HasPassword tells whether there is a password or token,
+	// HasProxyCredentials whether there are a user and password for the proxies.
+	Username                         string
+	HasPassword, HasProxyCredentials bool
 	// Manager is nil for a mirror made through the REST API.
 	Manager *ManagedBy
 	// Orphaned is true where the manager went away without deleting the mirror. It goes on.
@@ -190,6 +195,11 @@ type Mirror struct {
 	LastSuccess time.Time
 }
 
+// KeptSecrets are secrets that change nothing of those that are stored.
+func (m *Mirror) KeptSecrets() MirrorSecrets {
+	return MirrorSecrets{Username: m.Username, Password: Redacted, Token: Redacted, ProxyUsername: Redacted, ProxyPassword: Redacted}
+}
+
 // SyncState is the state of a sync.
 type SyncState string
 
@@ -199,6 +209,8 @@ const (
 	SyncSucceeded SyncState = "succeeded"
 	SyncFailed    SyncState = "failed"
 	SyncCancelled SyncState = "cancelled"
+	// SyncSkipped is of repositories only: the upstream has it no more, or the filters select it no more.
+	SyncSkipped SyncState = "skipped"
 )
 
 // SyncTrigger says what began a sync.
