@@ -21,6 +21,7 @@ import (
 	"github.com/tidelock/tidelock/registry/gc"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
+	"github.com/tidelock/tidelock/registry/mirror"
 	"github.com/tidelock/tidelock/registry/ociapi"
 )
 
@@ -39,7 +40,8 @@ type Registry struct {
 	// directory is watched for room on its disk; nil if everything is kept elsewhere.
 	directory *fs.Directory
 	// gc is nil if garbage is not collected.
-	gc *gc.Collector
+	gc      *gc.Collector
+	mirrors *mirror.Engine
 	// background is other work that goes on until the registry drains.
 	background []func(context.Context) error
 
@@ -125,7 +127,9 @@ func New(cfg Config) (_ *Registry, err error) {
 			return nil, err
 		}
 	}
-	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Logger: r.logger, Draining: r.draining})
+	r.mirrors = mirror.New(mirror.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Networks: cfg.MirrorAllowNetworks})
+	r.background = append(r.background, r.mirrors.Run)
+	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Mirrors: r.mirrors, Logger: r.logger, Draining: r.draining})
 	metrics := newMetrics()
 	metrics.gatherer.MustRegister(r.core.Metrics()...)
 	metrics.gatherer.MustRegister(logMetrics(r.core)...)
@@ -136,6 +140,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		r.gc = gc.New(gc.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Interval: cfg.GC.Interval})
 		metrics.gatherer.MustRegister(r.gc.Metrics()...)
 	}
+	metrics.gatherer.MustRegister(r.mirrors.Metrics()...)
 	if err := errors.Join(r.forwardLog(cfg, metrics), r.pruneLog(cfg, metrics)); err != nil {
 		return nil, err
 	}

@@ -31,6 +31,8 @@ type Authenticator interface {
 type Options struct {
 	Core          Core
 	Authenticator Authenticator
+	// Mirrors knows upstreams. Without it calls that need it are 503.
+	Mirrors MirrorEngine
 	// Logger is slog.Default by default.
 	Logger *slog.Logger
 	// Now is the clock, time.Now by default.
@@ -44,6 +46,7 @@ type Options struct {
 type API struct {
 	core          Core
 	authenticator Authenticator
+	mirrors       MirrorEngine
 	logger        *slog.Logger
 	now           func() time.Time
 	draining      context.Context
@@ -63,7 +66,8 @@ func New(options Options) *API {
 		options.Draining = context.Background()
 	}
 	return &API{
-		core: options.Core, authenticator: options.Authenticator, logger: options.Logger, now: options.Now,
+		core: options.Core, authenticator: options.Authenticator, mirrors: options.Mirrors,
+		logger: options.Logger, now: options.Now,
 		draining: options.Draining, router: newRouter(routes), crossOrigin: http.NewCrossOriginProtection(),
 	}
 }
