@@ -15,7 +15,7 @@ var (
 	GroupVersion = schema.GroupVersion{Group: "registry.tidelock.dev", Version: "v1alpha1"}
 
 	schemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error {
-		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{})
+		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{}, &OrgMirror{}, &OrgMirrorList{})
 		metav1.AddToGroupVersion(scheme, GroupVersion)
 		return nil
 	})
