@@ -171,6 +171,33 @@ func (c *Client) NoteDeletionIntent(ctx context.Context, namespace, name string,
 	return c.call(ctx, request{method: http.MethodPut, path: path, body: intent})
 }
 
+// PutOrgMirror makes an organization's mirror what the OrgMirror of this namespace and name declares. It is idempotent.
+func (c *Client) PutOrgMirror(ctx context.Context, namespace, name string, mirror openapi.ManagedMirror) (openapi.MirrorStatus, error) {
+	var status openapi.MirrorStatus
+	err := c.call(ctx, request{method: http.MethodPut, path: orgMirrorPath(namespace, name), body: mirror, answer: &status})
+	return status, err
+}
+
+// GetOrgMirror reads how the syncs of a mirror are doing. IsNotFound tells that the registry does not know it.
+func (c *Client) GetOrgMirror(ctx context.Context, namespace, name string) (openapi.MirrorStatus, error) {
+	var status openapi.MirrorStatus
+	err := c.call(ctx, request{method: http.MethodGet, path: orgMirrorPath(namespace, name), answer: &status})
+	return status, err
+}
+
+// DeleteOrgMirror ends the mirror of an OrgMirror at once; what it copied stays. cluster is the UID of the namespace
+// kube-system, uid the object's. It is a no-op for another UID and for a mirror that is not there.
+func (c *Client) DeleteOrgMirror(ctx context.Context, namespace, name, cluster, uid string) error {
+	query := url.Values{"cluster": {cluster}, "uid": {uid}}
+	return c.call(ctx, request{method: http.MethodDelete, path: orgMirrorPath(namespace, name), query: query})
+}
+
+// NoteOrgMirrorDeletionIntent is NoteDeletionIntent for an OrgMirror.
+func (c *Client) NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error {
+	path := append(orgMirrorPath(namespace, name), "deletion-intent")
+	return c.call(ctx, request{method: http.MethodPut, path: path, body: intent})
+}
+
 // Preview says what a policy would mean for the tags that are there. It changes nothing.
 func (c *Client) Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error) {
 	var coverage openapi.Coverage
@@ -287,6 +314,10 @@ func (c *Client) Ready(ctx context.Context) error {
 
 func policyPath(namespace, name string) []string {
 	return []string{"immutabilitypolicies", namespace, name}
+}
+
+func orgMirrorPath(namespace, name string) []string {
+	return []string{"orgmirrors", namespace, name}
 }
 
 type request struct {

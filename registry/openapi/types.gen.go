@@ -118,6 +118,60 @@ func (e PolicyRevisionSpanPolicyScope) Valid() bool {
 	}
 }
 
+// Defines values for QuayRegistryType.
+const (
+	QuayRegistryTypeHarbor QuayRegistryType = "harbor"
+	QuayRegistryTypeOci    QuayRegistryType = "oci"
+	QuayRegistryTypeQuay   QuayRegistryType = "quay"
+)
+
+// Valid indicates whether the value is a known member of the QuayRegistryType enum.
+func (e QuayRegistryType) Valid() bool {
+	switch e {
+	case QuayRegistryTypeHarbor:
+		return true
+	case QuayRegistryTypeOci:
+		return true
+	case QuayRegistryTypeQuay:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for QuaySyncStatus.
+const (
+	QuaySyncStatusCANCEL   QuaySyncStatus = "CANCEL"
+	QuaySyncStatusFAIL     QuaySyncStatus = "FAIL"
+	QuaySyncStatusNEVERRUN QuaySyncStatus = "NEVER_RUN"
+	QuaySyncStatusSKIP     QuaySyncStatus = "SKIP"
+	QuaySyncStatusSUCCESS  QuaySyncStatus = "SUCCESS"
+	QuaySyncStatusSYNCING  QuaySyncStatus = "SYNCING"
+	QuaySyncStatusSYNCNOW  QuaySyncStatus = "SYNC_NOW"
+)
+
+// Valid indicates whether the value is a known member of the QuaySyncStatus enum.
+func (e QuaySyncStatus) Valid() bool {
+	switch e {
+	case QuaySyncStatusCANCEL:
+		return true
+	case QuaySyncStatusFAIL:
+		return true
+	case QuaySyncStatusNEVERRUN:
+		return true
+	case QuaySyncStatusSKIP:
+		return true
+	case QuaySyncStatusSUCCESS:
+		return true
+	case QuaySyncStatusSYNCING:
+		return true
+	case QuaySyncStatusSYNCNOW:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SweepKind.
 const (
 	SweepKindApply   SweepKind = "apply"
@@ -354,6 +408,9 @@ type Claim struct {
 	Organizations []string `json:"organizations,omitempty"`
 }
 
+// ConflictMode Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
+type ConflictMode = domain.ConflictMode
+
 // ConsistencyProof defines model for ConsistencyProof.
 type ConsistencyProof struct {
 	From int64 `json:"from"`
@@ -398,7 +455,7 @@ type CursorMove struct {
 
 // DeletionIntent Who asks the cluster to delete an object.
 type DeletionIntent struct {
-	// UID The UID of the ImmutabilityPolicy.
+	// UID The UID of the object.
 	UID string `json:"uid"`
 
 	// User The name of the Kubernetes user.
@@ -441,6 +498,27 @@ type Evidence struct {
 
 	// Personal The salt and the values that stand hashed in the leaf.
 	Personal json.RawMessage `json:"personal,omitempty"`
+}
+
+// ExternalRegistryConfig defines model for ExternalRegistryConfig.
+type ExternalRegistryConfig struct {
+	// CaBundle Ours: PEM of certificates that the upstream's must lead to; the system's if empty.
+	CaBundle *string `json:"ca_bundle,omitempty"`
+
+	// Proxy The environment's proxies do not count. A URL may have a user part; where both have one, it is the same. It is shown as
+	// `***REDACTED***`, and writing that back keeps what is stored.
+	Proxy     *ExternalRegistryProxy `json:"proxy,omitempty"`
+	VerifyTLS *bool                  `json:"verify_tls,omitempty"`
+}
+
+// ExternalRegistryProxy The environment's proxies do not count. A URL may have a user part; where both have one, it is the same. It is shown as
+// `***REDACTED***`, and writing that back keeps what is stored.
+type ExternalRegistryProxy struct {
+	HTTPProxy  *string `json:"http_proxy,omitempty"`
+	HTTPSProxy *string `json:"https_proxy,omitempty"`
+
+	// NoProxy Hosts that are reached without a proxy, comma-separated.
+	NoProxy *string `json:"no_proxy,omitempty"`
 }
 
 // InclusionProof defines model for InclusionProof.
@@ -506,7 +584,7 @@ type LogEntry struct {
 	Index int64  `json:"index"`
 	Kind  string `json:"kind"`
 
-	// Manager The Kubernetes object that a policy was made from.
+	// Manager The Kubernetes object that a policy or mirror was made from.
 	Manager      *Manager               `json:"manager,omitempty"`
 	Metadata     map[string]interface{} `json:"metadata"`
 	Organization string                 `json:"organization"`
@@ -604,6 +682,37 @@ type LogTail struct {
 	Origin string `json:"origin"`
 }
 
+// ManagedMirror A mirror as its Kubernetes object declares it.
+type ManagedMirror struct {
+	// Applied Who applied the latest spec of an object, as admission stamped it. A stamp of another generation than the object's names
+	// somebody else; the entry says `unknown` then, and where there is no stamp.
+	Applied *Applied `json:"applied,omitempty"`
+
+	// Claim The ground on which the object's namespace manages the organization.
+	Claim Claim `json:"claim"`
+
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster      string `json:"cluster"`
+	Generation   int64  `json:"generation"`
+	Organization string `json:"organization"`
+
+	// RequestedAt The annotation that asks for a sync. A value that has not been seen last asks for one.
+	RequestedAt string `json:"requestedAt,omitempty"`
+
+	// RevisionClaimed The source revision, for instance a Git commit, that the object names. Printable characters.
+	RevisionClaimed string `json:"revisionClaimed,omitempty"`
+
+	// Rewound An uncached read of the API server confirmed an older generation or UID (a restored etcd).
+	Rewound bool `json:"rewound,omitempty"`
+
+	// Secrets The credentials, whole. They are sealed where they are stored and in no answer.
+	Secrets MirrorSecrets `json:"secrets"`
+	Spec    MirrorSpec    `json:"spec"`
+
+	// UID The UID of the OrgMirror.
+	UID string `json:"uid"`
+}
+
 // ManagedPolicy A policy as its Kubernetes object declares it.
 type ManagedPolicy struct {
 	// Applied Who applied the latest spec of an object, as admission stamped it. A stamp of another generation than the object's names
@@ -642,7 +751,7 @@ type ManagedPolicy struct {
 	UID string `json:"uid"`
 }
 
-// Manager The Kubernetes object that a policy was made from.
+// Manager The Kubernetes object that a policy or mirror was made from.
 type Manager struct {
 	Kind      string `json:"kind"`
 	Name      string `json:"name"`
@@ -676,6 +785,267 @@ type MemberRole struct {
 	Role OrganizationRole `json:"role"`
 }
 
+// MirrorConflict A locked tag that differs from the upstream's.
+type MirrorConflict struct {
+	// Reason What locks the tag.
+	Reason string `json:"reason"`
+
+	// Repository The path in the organization.
+	Repository string `json:"repository"`
+
+	// Standing The digest that stands here, and keeps standing.
+	Standing string `json:"standing"`
+	Tag      string `json:"tag"`
+
+	// Upstream The upstream's digest.
+	Upstream string `json:"upstream"`
+}
+
+// MirrorCounts defines model for MirrorCounts.
+type MirrorCounts struct {
+	// Conflicts Locked ones that differ from the upstream's.
+	Conflicts int64 `json:"conflicts"`
+	Copied    int64 `json:"copied"`
+
+	// Discovered Those that the filters select.
+	Discovered int64 `json:"discovered"`
+	Failed     int64 `json:"failed"`
+
+	// Pruned Tags that were deleted because the upstream has them no more.
+	Pruned int64 `json:"pruned"`
+
+	// Skipped Those that vanished meanwhile or that nothing could be done about.
+	Skipped   int64 `json:"skipped"`
+	Unchanged int64 `json:"unchanged"`
+}
+
+// MirrorFailure defines model for MirrorFailure.
+type MirrorFailure struct {
+	Reason string `json:"reason"`
+
+	// Repository The path in the organization; empty where the upstream could not be listed.
+	Repository string `json:"repository"`
+
+	// Tag Empty where the whole repository failed.
+	Tag string `json:"tag"`
+}
+
+// MirrorProgress defines model for MirrorProgress.
+type MirrorProgress struct {
+	// BytesCopied What came from the upstream.
+	BytesCopied int64 `json:"bytesCopied"`
+
+	// BytesSaved What of blobs was here already.
+	BytesSaved   int64        `json:"bytesSaved"`
+	Repositories MirrorCounts `json:"repositories"`
+	Tags         MirrorCounts `json:"tags"`
+}
+
+// MirrorRepository defines model for MirrorRepository.
+type MirrorRepository struct {
+	DiscoveryDate *string `json:"discovery_date"`
+	LastSyncDate  *string `json:"last_sync_date"`
+
+	// Name The name below the upstream namespace, and the path in the organization.
+	Name     string          `json:"name"`
+	Progress *MirrorProgress `json:"progress,omitempty"`
+
+	// QuayRepository The repository here, as organization/path; null before it is synced.
+	QuayRepository *string `json:"quay_repository"`
+	StatusMessage  *string `json:"status_message"`
+
+	// SyncStatus Quay's words. SKIP is a repository that the upstream has no more.
+	SyncStatus QuaySyncStatus `json:"sync_status"`
+}
+
+// MirrorRepositoryFilter Repositories are those that an include matches, all if there is none, and no exclude does. Globs in which `*` does not
+// match `/` and `**` does; for an OCI upstream without a catalog, includes are plain names.
+type MirrorRepositoryFilter struct {
+	Exclude []string `json:"exclude,omitempty"`
+	Include []string `json:"include,omitempty"`
+}
+
+// MirrorRepositoryList defines model for MirrorRepositoryList.
+type MirrorRepositoryList struct {
+	HasNext      bool               `json:"has_next"`
+	Limit        int64              `json:"limit"`
+	Page         int64              `json:"page"`
+	Repositories []MirrorRepository `json:"repositories"`
+
+	// Total All that match.
+	Total int64 `json:"total"`
+}
+
+// MirrorSchedule Exactly one of `intervalSeconds` and `cron`.
+type MirrorSchedule struct {
+	// Cron An expression of five fields, in UTC.
+	Cron string `json:"cron,omitempty"`
+
+	// IntervalSeconds From the start of one sync to that of the next.
+	IntervalSeconds int64 `json:"intervalSeconds,omitempty"`
+
+	// StartAt Nothing is synced by schedule before.
+	StartAt *time.Time `json:"startAt,omitempty"`
+}
+
+// MirrorSecrets The credentials, whole. They are sealed where they are stored and in no answer.
+type MirrorSecrets struct {
+	Password      string `json:"password,omitempty"`
+	ProxyPassword string `json:"proxyPassword,omitempty"`
+	ProxyUsername string `json:"proxyUsername,omitempty"`
+
+	// Token A bearer token in place of user name and password.
+	Token    string `json:"token,omitempty"`
+	Username string `json:"username,omitempty"`
+}
+
+// MirrorSource defines model for MirrorSource.
+type MirrorSource struct {
+	// CaBundle PEM of certificates that the upstream's must lead to; the system's if empty.
+	CaBundle string `json:"caBundle,omitempty"`
+
+	// HTTPProxy Without a user part.
+	HTTPProxy string `json:"httpProxy,omitempty"`
+
+	// HTTPSProxy Without a user part.
+	HTTPSProxy            string `json:"httpsProxy,omitempty"`
+	InsecureSkipTLSVerify bool   `json:"insecureSkipTLSVerify,omitempty"`
+	Namespace             string `json:"namespace"`
+
+	// NoProxy Hosts that are reached without a proxy, comma-separated.
+	NoProxy string `json:"noProxy,omitempty"`
+
+	// Type How the upstream's repositories are listed.
+	Type UpstreamType `json:"type"`
+
+	// URL http or https, without user, query and fragment.
+	URL string `json:"url"`
+}
+
+// MirrorSpec defines model for MirrorSpec.
+type MirrorSpec struct {
+	// BandwidthLimit The most bytes that are fetched in a second; 0 is no limit.
+	BandwidthLimit int64 `json:"bandwidthLimit,omitempty"`
+
+	// Concurrency How many transfers run at once.
+	Concurrency int64 `json:"concurrency"`
+
+	// OnConflict Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
+	OnConflict ConflictMode `json:"onConflict"`
+
+	// Platforms Those of an index that are copied, as os/architecture[/variant]; all if empty.
+	Platforms []string `json:"platforms,omitempty"`
+
+	// Prune Vanished deletes tags that the mirror made and the upstream has no more, unless something locks them.
+	Prune PruneMode `json:"prune"`
+
+	// Referrers Whether signatures, SBOMs and attestations are copied, of the referrers API and of cosign's tags.
+	Referrers ReferrersMode `json:"referrers"`
+
+	// Repositories Repositories are those that an include matches, all if there is none, and no exclude does. Globs in which `*` does not
+	// match `/` and `**` does; for an OCI upstream without a catalog, includes are plain names.
+	Repositories MirrorRepositoryFilter `json:"repositories"`
+
+	// Schedule Exactly one of `intervalSeconds` and `cron`.
+	Schedule MirrorSchedule `json:"schedule"`
+	Source   MirrorSource   `json:"source"`
+
+	// Suspend Stops scheduled syncs and a sync that runs.
+	Suspend bool `json:"suspend,omitempty"`
+
+	// Tags Tags that are copied are those that an include matches, all if there is none, and no exclude does.
+	Tags MirrorTags `json:"tags"`
+
+	// TimeoutSeconds How long the copy of one tag, with all that hangs on it, may take.
+	TimeoutSeconds int64      `json:"timeoutSeconds"`
+	Visibility     Visibility `json:"visibility"`
+}
+
+// MirrorStatus defines model for MirrorStatus.
+type MirrorStatus struct {
+	CreatedAt time.Time `json:"createdAt"`
+
+	// Failures How many syncs failed since the last that did not.
+	Failures int64 `json:"failures"`
+
+	// Generation The generation of the object that the mirror was made from.
+	Generation int64 `json:"generation"`
+
+	// LastSuccess When the last sync that succeeded ended.
+	LastSuccess *time.Time `json:"lastSuccess,omitempty"`
+
+	// Lost Whether its namespace has lost the organization. It syncs no more and can only be deleted.
+	Lost bool `json:"lost"`
+
+	// Manager The Kubernetes object that a policy or mirror was made from.
+	Manager *Manager `json:"manager,omitempty"`
+
+	// NextSync When the schedule wants the next sync.
+	NextSync     *time.Time `json:"nextSync,omitempty"`
+	Organization string     `json:"organization"`
+
+	// Orphaned Whether its object is gone without deleting it. It goes on.
+	Orphaned bool `json:"orphaned"`
+
+	// Requested Whether a sync was asked for that has not begun.
+	Requested bool `json:"requested"`
+
+	// RequestedAt The last value of the annotation that asked for a sync; empty if none did.
+	RequestedAt string `json:"requestedAt"`
+	Suspended   bool   `json:"suspended"`
+
+	// Sync A sync, running or ended.
+	Sync *MirrorSync `json:"sync,omitempty"`
+	UUID string      `json:"uuid"`
+}
+
+// MirrorSync A sync, running or ended.
+type MirrorSync struct {
+	// Conflicts The first of them.
+	Conflicts []MirrorConflict `json:"conflicts"`
+
+	// Failures The first of them.
+	Failures   []MirrorFailure `json:"failures"`
+	FinishedAt *time.Time      `json:"finishedAt,omitempty"`
+
+	// Message How it ended.
+	Message string `json:"message"`
+
+	// Number Counts the mirror's syncs.
+	Number    int64          `json:"number"`
+	Progress  MirrorProgress `json:"progress"`
+	StartedAt *time.Time     `json:"startedAt,omitempty"`
+	State     SyncState      `json:"state"`
+	Trigger   SyncTrigger    `json:"trigger"`
+}
+
+// MirrorTagMatch Exactly one of the fields.
+type MirrorTagMatch struct {
+	// Glob Matches the whole name; `*` matches any characters.
+	Glob string `json:"glob,omitempty"`
+
+	// Regexp RE2; matches the whole name.
+	Regexp string `json:"regexp,omitempty"`
+
+	// Semver A constraint such as `>=1.2 <2` that a tag which is a version meets.
+	Semver string `json:"semver,omitempty"`
+}
+
+// MirrorTags Tags that are copied are those that an include matches, all if there is none, and no exclude does.
+type MirrorTags struct {
+	Exclude []MirrorTagMatch `json:"exclude,omitempty"`
+	Include []MirrorTagMatch `json:"include,omitempty"`
+
+	// Newest Keeps that many of the selected tags, the highest by version, then those that are no version by name; 0 keeps all.
+	Newest int64 `json:"newest,omitempty"`
+}
+
+// MirrorVerification defines model for MirrorVerification.
+type MirrorVerification struct {
+	Message string `json:"message"`
+	Success bool   `json:"success"`
+}
+
 // Moment An entry's place in the log, and its time.
 type Moment struct {
 	Index int64     `json:"index"`
@@ -694,6 +1064,74 @@ type NewOrganization struct {
 
 	// Name One segment of a repository name.
 	Name string `json:"name"`
+}
+
+// NewOrganizationMirror It needs one of `sync_interval` and `cron`.
+type NewOrganizationMirror struct {
+	// BandwidthLimit Ours: the most bytes that are fetched in a second; 0 is no limit.
+	BandwidthLimit *int64 `json:"bandwidth_limit,omitempty"`
+
+	// Concurrency Ours: how many transfers run at once.
+	Concurrency *int64 `json:"concurrency,omitempty"`
+
+	// Cron Ours: an expression of five fields, in UTC, in place of `sync_interval`.
+	Cron *string `json:"cron,omitempty"`
+
+	// ExternalNamespace Quay's organization, Harbor's project, or the prefix of repository names, which may be empty for `oci`.
+	ExternalNamespace      string                  `json:"external_namespace"`
+	ExternalRegistryConfig *ExternalRegistryConfig `json:"external_registry_config,omitempty"`
+
+	// ExternalRegistryPassword Null for none; `***REDACTED***` keeps what is stored.
+	ExternalRegistryPassword json.RawMessage `json:"external_registry_password,omitempty"`
+
+	// ExternalRegistryToken Ours: a bearer token in place of user name and password. Null for none; `***REDACTED***` keeps what is stored.
+	ExternalRegistryToken json.RawMessage `json:"external_registry_token,omitempty"`
+
+	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
+	ExternalRegistryType QuayRegistryType `json:"external_registry_type"`
+
+	// ExternalRegistryURL http or https, without user, query and fragment.
+	ExternalRegistryURL string `json:"external_registry_url"`
+
+	// ExternalRegistryUsername Null for none.
+	ExternalRegistryUsername json.RawMessage `json:"external_registry_username,omitempty"`
+
+	// IsEnabled False stops scheduled syncs and a sync that runs.
+	IsEnabled *bool `json:"is_enabled,omitempty"`
+
+	// OnConflict Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
+	OnConflict *ConflictMode `json:"on_conflict,omitempty"`
+
+	// Platforms Ours: those of an index that are copied, as os/architecture[/variant]; all if empty.
+	Platforms *[]string `json:"platforms,omitempty"`
+
+	// Prune Vanished deletes tags that the mirror made and the upstream has no more, unless something locks them.
+	Prune *PruneMode `json:"prune,omitempty"`
+
+	// Referrers Whether signatures, SBOMs and attestations are copied, of the referrers API and of cosign's tags.
+	Referrers *ReferrersMode `json:"referrers,omitempty"`
+
+	// RepositoryExcludes Ours: globs of repositories that are left out.
+	RepositoryExcludes *[]string `json:"repository_excludes,omitempty"`
+
+	// RepositoryFilters Globs of repositories that are copied; all if empty. `*` does not match `/`, `**` does.
+	RepositoryFilters *[]string `json:"repository_filters,omitempty"`
+
+	// RobotUsername The robot `organization+name` that may push beside the mirror.
+	RobotUsername string `json:"robot_username"`
+
+	// SkopeoTimeout Seconds that the copy of one tag, with all that hangs on it, may take.
+	SkopeoTimeout *int64 `json:"skopeo_timeout,omitempty"`
+
+	// SyncInterval Seconds from the start of one sync to that of the next.
+	SyncInterval *int64 `json:"sync_interval,omitempty"`
+
+	// SyncStartDate Nothing is synced by schedule before: YYYY-MM-DDTHH:MM:SSZ.
+	SyncStartDate string `json:"sync_start_date"`
+
+	// Tags Tags that are copied are those that an include matches, all if there is none, and no exclude does.
+	Tags       *MirrorTags `json:"tags,omitempty"`
+	Visibility Visibility  `json:"visibility"`
 }
 
 // NewRepository defines model for NewRepository.
@@ -739,6 +1177,152 @@ type Organization struct {
 // OrganizationList defines model for OrganizationList.
 type OrganizationList struct {
 	Organizations []Organization `json:"organizations"`
+}
+
+// OrganizationMirror defines model for OrganizationMirror.
+type OrganizationMirror struct {
+	BandwidthLimit         int64                  `json:"bandwidth_limit"`
+	Concurrency            int64                  `json:"concurrency"`
+	CreationDate           string                 `json:"creation_date"`
+	Cron                   *string                `json:"cron"`
+	ExternalNamespace      string                 `json:"external_namespace"`
+	ExternalRegistryConfig ExternalRegistryConfig `json:"external_registry_config"`
+
+	// ExternalRegistryPassword Only where there is a password or token.
+	ExternalRegistryPassword string `json:"external_registry_password,omitempty"`
+
+	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
+	ExternalRegistryType     QuayRegistryType `json:"external_registry_type"`
+	ExternalRegistryURL      string           `json:"external_registry_url"`
+	ExternalRegistryUsername *string          `json:"external_registry_username"`
+
+	// Failures How many syncs failed since the last that did not.
+	Failures int64 `json:"failures"`
+
+	// HasExternalRegistryPassword Whether there is a password or token.
+	HasExternalRegistryPassword bool `json:"has_external_registry_password"`
+	IsEnabled                   bool `json:"is_enabled"`
+
+	// LastSuccessDate When the last sync that succeeded ended.
+	LastSuccessDate *string `json:"last_success_date"`
+
+	// LastSync A sync, running or ended.
+	LastSync *MirrorSync `json:"last_sync,omitempty"`
+
+	// Lost Whether its object's namespace has lost the organization. It syncs no more.
+	Lost bool `json:"lost"`
+
+	// ManagedBy The Kubernetes object that a policy or mirror was made from.
+	ManagedBy *Manager `json:"managed_by,omitempty"`
+
+	// NextSyncDate When the schedule wants the next sync.
+	NextSyncDate *string `json:"next_sync_date"`
+
+	// OnConflict Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
+	OnConflict ConflictMode `json:"on_conflict"`
+
+	// Orphaned Whether its Kubernetes object is gone without deleting it.
+	Orphaned  bool     `json:"orphaned"`
+	Platforms []string `json:"platforms"`
+
+	// Prune Vanished deletes tags that the mirror made and the upstream has no more, unless something locks them.
+	Prune PruneMode `json:"prune"`
+
+	// Referrers Whether signatures, SBOMs and attestations are copied, of the referrers API and of cosign's tags.
+	Referrers ReferrersMode `json:"referrers"`
+
+	// RepoSyncStatusCounts How many repositories have each status.
+	RepoSyncStatusCounts map[string]int64 `json:"repo_sync_status_counts"`
+	RepositoryExcludes   []string         `json:"repository_excludes"`
+	RepositoryFilters    []string         `json:"repository_filters"`
+	RobotUsername        *string          `json:"robot_username"`
+	SkopeoTimeout        int64            `json:"skopeo_timeout"`
+
+	// SyncExpirationDate Always null: a sync that stands still is taken over by itself.
+	SyncExpirationDate *string `json:"sync_expiration_date"`
+
+	// SyncInterval Null for a mirror with `cron`.
+	SyncInterval *int64 `json:"sync_interval"`
+
+	// SyncRetriesRemaining Always 3, as for a new mirror of Quay: failed syncs are tried again for as long as it takes.
+	SyncRetriesRemaining int64   `json:"sync_retries_remaining"`
+	SyncStartDate        *string `json:"sync_start_date"`
+
+	// SyncStatus Quay's words. SKIP is a repository that the upstream has no more.
+	SyncStatus QuaySyncStatus `json:"sync_status"`
+
+	// Tags Tags that are copied are those that an include matches, all if there is none, and no exclude does.
+	Tags       MirrorTags `json:"tags"`
+	UUID       string     `json:"uuid"`
+	Visibility Visibility `json:"visibility"`
+}
+
+// OrganizationMirrorChange defines model for OrganizationMirrorChange.
+type OrganizationMirrorChange struct {
+	// BandwidthLimit Ours: the most bytes that are fetched in a second; 0 is no limit.
+	BandwidthLimit *int64 `json:"bandwidth_limit,omitempty"`
+
+	// Concurrency Ours: how many transfers run at once.
+	Concurrency *int64 `json:"concurrency,omitempty"`
+
+	// Cron Ours: an expression of five fields, in UTC, in place of `sync_interval`.
+	Cron *string `json:"cron,omitempty"`
+
+	// ExternalNamespace Quay's organization, Harbor's project, or the prefix of repository names, which may be empty for `oci`.
+	ExternalNamespace      *string                 `json:"external_namespace,omitempty"`
+	ExternalRegistryConfig *ExternalRegistryConfig `json:"external_registry_config,omitempty"`
+
+	// ExternalRegistryPassword Null for none; `***REDACTED***` keeps what is stored.
+	ExternalRegistryPassword json.RawMessage `json:"external_registry_password,omitempty"`
+
+	// ExternalRegistryToken Ours: a bearer token in place of user name and password. Null for none; `***REDACTED***` keeps what is stored.
+	ExternalRegistryToken json.RawMessage `json:"external_registry_token,omitempty"`
+
+	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
+	ExternalRegistryType *QuayRegistryType `json:"external_registry_type,omitempty"`
+
+	// ExternalRegistryURL http or https, without user, query and fragment.
+	ExternalRegistryURL *string `json:"external_registry_url,omitempty"`
+
+	// ExternalRegistryUsername Null for none.
+	ExternalRegistryUsername json.RawMessage `json:"external_registry_username,omitempty"`
+
+	// IsEnabled False stops scheduled syncs and a sync that runs.
+	IsEnabled *bool `json:"is_enabled,omitempty"`
+
+	// OnConflict Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
+	OnConflict *ConflictMode `json:"on_conflict,omitempty"`
+
+	// Platforms Ours: those of an index that are copied, as os/architecture[/variant]; all if empty.
+	Platforms *[]string `json:"platforms,omitempty"`
+
+	// Prune Vanished deletes tags that the mirror made and the upstream has no more, unless something locks them.
+	Prune *PruneMode `json:"prune,omitempty"`
+
+	// Referrers Whether signatures, SBOMs and attestations are copied, of the referrers API and of cosign's tags.
+	Referrers *ReferrersMode `json:"referrers,omitempty"`
+
+	// RepositoryExcludes Ours: globs of repositories that are left out.
+	RepositoryExcludes *[]string `json:"repository_excludes,omitempty"`
+
+	// RepositoryFilters Globs of repositories that are copied; all if empty. `*` does not match `/`, `**` does.
+	RepositoryFilters *[]string `json:"repository_filters,omitempty"`
+
+	// RobotUsername The robot `organization+name` that may push beside the mirror.
+	RobotUsername *string `json:"robot_username,omitempty"`
+
+	// SkopeoTimeout Seconds that the copy of one tag, with all that hangs on it, may take.
+	SkopeoTimeout *int64 `json:"skopeo_timeout,omitempty"`
+
+	// SyncInterval Seconds from the start of one sync to that of the next.
+	SyncInterval *int64 `json:"sync_interval,omitempty"`
+
+	// SyncStartDate Nothing is synced by schedule before: YYYY-MM-DDTHH:MM:SSZ.
+	SyncStartDate *string `json:"sync_start_date,omitempty"`
+
+	// Tags Tags that are copied are those that an include matches, all if there is none, and no exclude does.
+	Tags       *MirrorTags `json:"tags,omitempty"`
+	Visibility *Visibility `json:"visibility,omitempty"`
 }
 
 // OrganizationRole `admin` does everything in the organization, `creator` may create repositories, `member` sees the organization and
@@ -833,7 +1417,7 @@ type Policy struct {
 	// Lost Whether its namespace has lost the organization. It stays in force and can only be deleted, as Retain.
 	Lost bool `json:"lost"`
 
-	// Manager The Kubernetes object that a policy was made from.
+	// Manager The Kubernetes object that a policy or mirror was made from.
 	Manager      *Manager `json:"manager,omitempty"`
 	Organization string   `json:"organization"`
 
@@ -959,7 +1543,7 @@ type PolicyView struct {
 	// EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 	EnforcementMode EnforcementMode `json:"enforcementMode"`
 
-	// ManagedBy The Kubernetes object that a policy was made from.
+	// ManagedBy The Kubernetes object that a policy or mirror was made from.
 	ManagedBy *Manager `json:"managedBy,omitempty"`
 
 	// Orphaned Whether its Kubernetes object is gone without deleting it.
@@ -1017,6 +1601,9 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// PruneMode Vanished deletes tags that the mirror made and the upstream has no more, unless something locks them.
+type PruneMode = domain.PruneMode
+
 // PublishedCheckpoint defines model for PublishedCheckpoint.
 type PublishedCheckpoint struct {
 	// Checkpoint The signed note.
@@ -1026,8 +1613,17 @@ type PublishedCheckpoint struct {
 	Cluster string `json:"cluster"`
 }
 
+// QuayRegistryType How the upstream's repositories are listed. `oci` is ours.
+type QuayRegistryType string
+
+// QuaySyncStatus Quay's words. SKIP is a repository that the upstream has no more.
+type QuaySyncStatus string
+
 // ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
 type ReclaimPolicy = domain.ReclaimPolicy
+
+// ReferrersMode Whether signatures, SBOMs and attestations are copied, of the referrers API and of cosign's tags.
+type ReferrersMode = domain.ReferrersMode
 
 // Released defines model for Released.
 type Released struct {
@@ -1161,6 +1757,12 @@ type SweepKind string
 
 // SweepState stopped means overtaken by a newer revision.
 type SweepState = domain.SweepState
+
+// SyncState defines model for SyncState.
+type SyncState = domain.SyncState
+
+// SyncTrigger defines model for SyncTrigger.
+type SyncTrigger = domain.SyncTrigger
 
 // Tag defines model for Tag.
 type Tag struct {
@@ -1357,6 +1959,9 @@ type UnprotectedSpan struct {
 // UnprotectedSpanCause What the policy was at the beginning of the span.
 type UnprotectedSpanCause string
 
+// UpstreamType How the upstream's repositories are listed.
+type UpstreamType = domain.UpstreamType
+
 // User defines model for User.
 type User struct {
 	// Created RFC 2822
@@ -1501,6 +2106,15 @@ type FollowLogParams struct {
 	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
 }
 
+// DeleteManagedMirrorParams defines parameters for DeleteManagedMirror.
+type DeleteManagedMirrorParams struct {
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `form:"cluster" json:"cluster"`
+
+	// UID The UID of the OrgMirror.
+	UID string `form:"uid" json:"uid"`
+}
+
 // CountOrganizationLogsParams defines parameters for CountOrganizationLogs.
 type CountOrganizationLogsParams struct {
 	// Starttime The first day (MM/DD/YYYY, UTC) or the first instant (RFC 3339); without it, the log's beginning.
@@ -1613,6 +2227,18 @@ type FollowOrganizationLogsParams struct {
 
 	// Search Only entries that say this text, whatever the case of its letters: in their kind, organization, repository, tag, policy, performer, address, or the names and values of their metadata. Personal values that were erased are not found.
 	Search *SearchFilter `form:"search,omitempty" json:"search,omitempty"`
+}
+
+// ListOrganizationMirrorRepositoriesParams defines parameters for ListOrganizationMirrorRepositories.
+type ListOrganizationMirrorRepositoriesParams struct {
+	// Page The number of the page, from 1.
+	Page *int64 `form:"page,omitempty" json:"page,omitempty"`
+
+	// Limit Repositories a page.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Status Only repositories with this status.
+	Status *QuaySyncStatus `form:"status,omitempty" json:"status,omitempty"`
 }
 
 // ListRobotsParams defines parameters for ListRobots.
@@ -1973,6 +2599,12 @@ type PutManagedPolicyJSONRequestBody = ManagedPolicy
 // NoteDeletionIntentJSONRequestBody defines body for NoteDeletionIntent for application/json ContentType.
 type NoteDeletionIntentJSONRequestBody = DeletionIntent
 
+// PutManagedMirrorJSONRequestBody defines body for PutManagedMirror for application/json ContentType.
+type PutManagedMirrorJSONRequestBody = ManagedMirror
+
+// NoteMirrorDeletionIntentJSONRequestBody defines body for NoteMirrorDeletionIntent for application/json ContentType.
+type NoteMirrorDeletionIntentJSONRequestBody = DeletionIntent
+
 // PreviewPolicyJSONRequestBody defines body for PreviewPolicy for application/json ContentType.
 type PreviewPolicyJSONRequestBody = PreviewRequest
 
@@ -1993,6 +2625,15 @@ type UpdateOrganizationPolicyJSONRequestBody = PolicyBody
 
 // SetMemberJSONRequestBody defines body for SetMember for application/json ContentType.
 type SetMemberJSONRequestBody = MemberRole
+
+// CreateOrganizationMirrorJSONRequestBody defines body for CreateOrganizationMirror for application/json ContentType.
+type CreateOrganizationMirrorJSONRequestBody = NewOrganizationMirror
+
+// UpdateOrganizationMirrorJSONRequestBody defines body for UpdateOrganizationMirror for application/json ContentType.
+type UpdateOrganizationMirrorJSONRequestBody = OrganizationMirrorChange
+
+// VerifyOrganizationMirrorJSONRequestBody defines body for VerifyOrganizationMirror for application/json ContentType.
+type VerifyOrganizationMirrorJSONRequestBody = OrganizationMirrorChange
 
 // CreateRobotJSONRequestBody defines body for CreateRobot for application/json ContentType.
 type CreateRobotJSONRequestBody = NewRobot
