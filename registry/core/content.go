@@ -270,7 +270,9 @@ func (c *Core) PutManifest(ctx context.Context, caller domain.Caller, name domai
 		if err != nil {
 			return err
 		}
-		stored, created, err := ch.storeManifest(repo, push.Manifest, c.options.Sparse)
+		sparse := c.options.Sparse
+		sparse.Indexes = sparse.Indexes || push.Partial
+		stored, created, err := ch.storeManifest(repo, push.Manifest, sparse)
 		if err != nil {
 			return err
 		}

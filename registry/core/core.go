@@ -74,8 +74,8 @@ type Core struct {
 	wake      chan struct{}
 	// installed is set once the installation is known to be there.
 	installed atomic.Bool
-	// wakeErasures says that somebody is to be erased.
-	wakeErasures chan struct{}
+	// wakeErasures says that somebody is to be erased, wakeMirrors that there is news of a mirror.
+	wakeErasures, wakeMirrors chan struct{}
 	// clientWrites counts what clients asked to write.
 	clientWrites atomic.Int64
 	// writable is when the registry was last seen to take writes, as UnixNano; 0 if it was not.
@@ -129,6 +129,7 @@ func New(store meta.Store, options Options) *Core {
 		store: store, sequencer: audit.NewSequencer(store, options.Logger), logger: options.Logger, now: options.Now, options: options,
 		refusals: newRefusals(options.RefusalWindow, options.Now), logins: newLoginWindows(options.RefusalWindow, options.Now), wake: make(chan struct{}, 1),
 		wakeErasures: make(chan struct{}, 1),
+		wakeMirrors:  make(chan struct{}, 1),
 		uploads:      locks{ids: map[string]bool{}},
 		found:        newNotes(),
 		metrics:      newMetrics(),

@@ -41,6 +41,9 @@ type Push struct {
 	Tags     []string
 	Manifest domain.Manifest
 	Create   Create
+	// Partial admits an index before all of its manifests, whatever the options say: a mirror may copy some platforms
+	// only.
+	Partial bool
 	// Precondition, if there is one, says whether the push may go on, by the digest that the reference stands for now,
 	// which is empty if nothing is there.
 	Precondition func(standing digest.Digest) bool

@@ -199,6 +199,8 @@ const (
 	SyncSucceeded SyncState = "succeeded"
 	SyncFailed    SyncState = "failed"
 	SyncCancelled SyncState = "cancelled"
+	// SyncSkipped is of repositories only: the upstream has it no more, or the filters select it no more.
+	SyncSkipped SyncState = "skipped"
 )
 
 // SyncTrigger says what began a sync.

@@ -151,7 +151,7 @@ type Caller struct {
 	// TokenID names the credential that was used, never its value; empty for a password.
 	TokenID string
 	// Account is the id of an account in the database, else 0, and Epoch the one under which it was authorised: a write
-	// of the account is refused if it has another one by then.
+	// of the account is refused if it has another one by then. For a mirror they are its id and the epoch of its sync.
 	Account, Epoch int64
 }
 
@@ -165,6 +165,8 @@ const (
 	CallerRobot     CallerKind = "robot"
 	CallerOperator  CallerKind = "operator"
 	CallerSystem    CallerKind = "system"
+	// CallerMirror is a mirror that fills an organization, whose name it has.
+	CallerMirror CallerKind = "mirror"
 )
 
 // System is the caller of what the registry does by itself.

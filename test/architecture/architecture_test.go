@@ -19,6 +19,7 @@ const module = "github.com/tidelock/tidelock"
 var allowed = map[string][]string{
 	"registry/domain":                     {},
 	"registry/policy":                     {"registry/domain"},
+	"registry/selection":                  {"registry/domain"},
 	"registry/audit":                      {"registry/domain"},
 	"registry/blob":                       {"registry/domain"},
 	"registry/blob/fs":                    {"registry/domain", "registry/blob"},
