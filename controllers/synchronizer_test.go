@@ -85,12 +85,11 @@ var _ = Describe("The synchronizer", func() {
 		put, finish := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer GinkgoRecover()
-			_, err := synchronizer.Put(func() (openapi.PolicyStatus, error) {
+			Expect(synchronizer.Put(func() error {
 				close(put)
 				<-finish
-				return openapi.PolicyStatus{}, nil
-			})
-			Expect(err).NotTo(HaveOccurred())
+				return nil
+			})).To(Succeed())
 		}()
 		Eventually(put).Should(BeClosed())
 		synchronizer.Settled("uid-one")

@@ -123,16 +123,18 @@ type MirrorProxy struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule=`isURL(self) && url(self).getScheme() in ["http", "https"] && url(self).getHost() != ""`,message="must be an address such as http://proxy.example.com:3128"
+	// +kubebuilder:validation:XValidation:rule=`isURL(self) && url(self).getScheme() in ["http", "https"] && url(self).getHostname() != "" && url(self).getEscapedPath() in ["", "/"]`,message="must be an address such as http://proxy.example.com:3128, without a path"
 	// +kubebuilder:validation:XValidation:rule=`!self.matches("^[^/?#]*//[^/?#]*@")`,message="must not contain a user: many can read this object; put user and password into a Secret, and name it in credentialsSecretRef"
+	// +kubebuilder:validation:XValidation:rule=`!self.contains("?") && !self.contains("#")`,message="must not have a query or fragment"
 	HTTPProxy string `json:"httpProxy,omitempty"`
 
 	// httpsProxy is the proxy for https addresses.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule=`isURL(self) && url(self).getScheme() in ["http", "https"] && url(self).getHost() != ""`,message="must be an address such as http://proxy.example.com:3128"
+	// +kubebuilder:validation:XValidation:rule=`isURL(self) && url(self).getScheme() in ["http", "https"] && url(self).getHostname() != "" && url(self).getEscapedPath() in ["", "/"]`,message="must be an address such as http://proxy.example.com:3128, without a path"
 	// +kubebuilder:validation:XValidation:rule=`!self.matches("^[^/?#]*//[^/?#]*@")`,message="must not contain a user: many can read this object; put user and password into a Secret, and name it in credentialsSecretRef"
+	// +kubebuilder:validation:XValidation:rule=`!self.contains("?") && !self.contains("#")`,message="must not have a query or fragment"
 	HTTPSProxy string `json:"httpsProxy,omitempty"`
 
 	// noProxy lists hosts that are reached without a proxy, comma-separated, as in the environment variable NO_PROXY.
@@ -151,6 +153,7 @@ type MirrorProxy struct {
 // MirrorSource is where a mirror copies from.
 //
 // +kubebuilder:validation:XValidation:rule=`self.type == "OCI" || has(self.namespace) && self.namespace != ""`,fieldPath=".namespace",message="is required for Quay (the organization) and Harbor (the project)"
+// +kubebuilder:validation:XValidation:rule=`self.type == "OCI" || !has(self.namespace) || !self.namespace.contains("/")`,fieldPath=".namespace",message="is one segment for Quay (the organization) and Harbor (the project)"
 // +kubebuilder:validation:XValidation:rule="!has(self.caBundleRef) || !has(self.insecureSkipTLSVerify) || !self.insecureSkipTLSVerify",fieldPath=".insecureSkipTLSVerify",message="trusts every certificate: remove it, or caBundleRef"
 type MirrorSource struct {
 	// type is Quay (another Tidelock, too), Harbor, or OCI for any other registry.
@@ -158,12 +161,12 @@ type MirrorSource struct {
 	// +required
 	Type UpstreamType `json:"type"`
 
-	// url is the registry's address, for instance https://quay.io, without user, query and fragment. Addresses in private
+	// url is the registry's address, for instance https://quay.io, without user, path, query and fragment. Addresses in private
 	// networks are reached only if the registry's setting mirror-allow-networks has them.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule=`isURL(self) && url(self).getScheme() in ["http", "https"] && url(self).getHost() != ""`,message="must be an address such as https://registry.example.com"
+	// +kubebuilder:validation:XValidation:rule=`isURL(self) && url(self).getScheme() in ["http", "https"] && url(self).getHostname() != "" && url(self).getEscapedPath() in ["", "/"]`,message="must be an address such as https://registry.example.com, without a path"
 	// +kubebuilder:validation:XValidation:rule=`!self.matches("^[^/?#]*//[^/?#]*@")`,message="must not contain a user: many can read this object; put user and password into a Secret, and name it in credentialsSecretRef"
 	// +kubebuilder:validation:XValidation:rule=`!self.contains("?") && !self.contains("#")`,message="must not have a query or fragment"
 	URL string `json:"url"`
@@ -173,7 +176,7 @@ type MirrorSource struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=255
-	// +kubebuilder:validation:XValidation:rule=`self == "" || self.matches("^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")`,message="must be segments of letters, digits, '.', '_' and '-', joined by '/'"
+	// +kubebuilder:validation:XValidation:rule=`self == "" || self.matches("^[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*$")`,message="must be segments of lower-case letters and digits, separated by '.', '_', '__' or '-', joined by '/'"
 	Namespace string `json:"namespace,omitempty"`
 
 	// credentialsSecretRef names a Secret of type kubernetes.io/basic-auth, of type kubernetes.io/dockerconfigjson with an
@@ -282,7 +285,7 @@ type MirrorSchedule struct {
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule=`self.matches("^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$") && duration(self) >= duration("60s")`,message="must be a duration of at least 60s, for instance 1h30m"
+	// +kubebuilder:validation:XValidation:rule=`self.matches("^([0-9]+[smh])+$") && duration(self) >= duration("60s") && duration(self) <= duration("8784h")`,message="must be a duration from 60s to 8784h, for instance 1h30m"
 	Interval *metav1.Duration `json:"interval,omitempty"`
 
 	// cron is an expression of five fields in UTC: minute, hour, day of month, month, day of week.
@@ -375,13 +378,13 @@ type OrgMirrorSpec struct {
 	// +optional
 	Suspend *bool `json:"suspend,omitempty"`
 
-	// timeout is how long the copy of one tag, with all that hangs on it, may take, at least 30s.
+	// timeout is how long the copy of one tag, with all that hangs on it, may take, from 30s to 1h.
 	//
 	// +optional
 	// +kubebuilder:default="10m"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule=`self.matches("^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$") && duration(self) >= duration("30s") && duration(self) <= duration("24h")`,message="must be a duration from 30s to 24h, for instance 10m"
+	// +kubebuilder:validation:XValidation:rule=`self.matches("^([0-9]+[smh])+$") && duration(self) >= duration("30s") && duration(self) <= duration("1h")`,message="must be a duration from 30s to 1h, for instance 10m"
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 
 	// concurrency is how many transfers run at once, over all repositories.
@@ -389,7 +392,7 @@ type OrgMirrorSpec struct {
 	// +optional
 	// +kubebuilder:default=4
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=64
+	// +kubebuilder:validation:Maximum=32
 	Concurrency *int32 `json:"concurrency,omitempty"`
 
 	// bandwidthLimit bounds what is fetched from the upstream, in bytes a second, for instance 10Mi. Without it there is no
