@@ -152,8 +152,8 @@ type MirrorProxy struct {
 
 // MirrorSource is where a mirror copies from.
 //
-// +kubebuilder:validation:XValidation:rule=`self.type == "OCI" || has(self.namespace) && self.namespace != ""`,fieldPath=".namespace",message="is required for Quay (the organization) and Harbor (the project)"
-// +kubebuilder:validation:XValidation:rule=`self.type == "OCI" || !has(self.namespace) || !self.namespace.contains("/")`,fieldPath=".namespace",message="is one segment for Quay (the organization) and Harbor (the project)"
+// +kubebuilder:validation:XValidation:rule=`self.type == "OCI" || has(self.__namespace__) && self.__namespace__ != ""`,fieldPath=".namespace",message="is required for Quay (the organization) and Harbor (the project)"
+// +kubebuilder:validation:XValidation:rule=`self.type == "OCI" || !has(self.__namespace__) || !self.__namespace__.contains("/")`,fieldPath=".namespace",message="is one segment for Quay (the organization) and Harbor (the project)"
 // +kubebuilder:validation:XValidation:rule="!has(self.caBundleRef) || !has(self.insecureSkipTLSVerify) || !self.insecureSkipTLSVerify",fieldPath=".insecureSkipTLSVerify",message="trusts every certificate: remove it, or caBundleRef"
 type MirrorSource struct {
 	// type is Quay (another Tidelock, too), Harbor, or OCI for any other registry.
