@@ -72,7 +72,7 @@ func fillLists(ctx context.Context, store meta.Store, names int) error {
 	for first := 0; first < names && err == nil; first += listBatch {
 		err = store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error {
 			for number := first; number < min(first+listBatch, names); number++ {
-				if _, err := tx.InsertTag(repository, listedName(number), manifest, now); err != nil {
+				if _, err := tx.InsertTag(repository, listedName(number), manifest, 0, now); err != nil {
 					return err
 				}
 				if _, err := insert("many/"+listedName(number), tx); err != nil {

@@ -76,13 +76,23 @@ const (
 	KindCreateSigningKey Kind = "create_signing_key"
 	KindDeleteSigningKey Kind = "delete_signing_key"
 
+	KindOrgMirrorEnabled   Kind = "org_mirror_enabled"
+	KindOrgMirrorDisabled  Kind = "org_mirror_disabled"
+	KindOrgMirrorChanged   Kind = "org_mirror_config_changed"
+	KindOrgMirrorStarted   Kind = "org_mirror_sync_started"
+	KindOrgMirrorFailed    Kind = "org_mirror_sync_failed"
+	KindOrgMirrorSuccess   Kind = "org_mirror_sync_success"
+	KindOrgMirrorRequested Kind = "org_mirror_sync_now_requested"
+	KindOrgMirrorCancelled Kind = "org_mirror_sync_cancelled"
+	KindOrgMirrorRepo      Kind = "org_mirror_repo_created"
+
 	KindGarbageCollection Kind = "garbage_collection"
 
 	KindErasePerson Kind = "erase_person"
 	KindPruneLog    Kind = "prune_log"
 )
 
-// What set off a change of a tag, in metadata "trigger".
+// What set off a change, in metadata "trigger".
 const (
 	TriggerPolicy = "policy"
 	TriggerManual = "manual"
@@ -90,6 +100,8 @@ const (
 	TriggerMove = "move"
 	// TriggerExpiration: the tag's expiration had come.
 	TriggerExpiration = "expiration"
+	// TriggerMirror: the organization's mirror did it.
+	TriggerMirror = "mirror"
 )
 
 // EventsField in metadata is "Summary" where a policy wants one Kubernetes Event of a sweep in place of one for each tag:

@@ -60,7 +60,7 @@ func (c *Core) linkBlob(ch *change, name domain.RepositoryName, blob domain.Blob
 }
 
 // MountBlob links a blob of another repository that the caller may read. It reports false if the blob is not there: the
-// client must upload it then.
+// client must upload it then. A mirror gets blobs of its organization and of public repositories only.
 func (c *Core) MountBlob(ctx context.Context, caller domain.Caller, name, from domain.RepositoryName, d digest.Digest, create Create) (mounted bool, err error) {
 	if err := c.room(); err != nil {
 		return false, err
@@ -68,6 +68,9 @@ func (c *Core) MountBlob(ctx context.Context, caller domain.Caller, name, from d
 	err = c.write(ctx, caller, sharedScope(name), func(ch *change) error {
 		mounted = false
 		source, err := ch.Repository(from)
+		if err == nil && caller.Kind == domain.CallerMirror && source.Visibility != domain.Public && from.Organization != name.Organization {
+			return nil // an upstream that names a digest gets nothing by it
+		}
 		if err == nil {
 			_, err = ch.Blob(source.ID, d)
 		}

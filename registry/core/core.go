@@ -52,6 +52,8 @@ type Options struct {
 	LeaseTerm time.Duration
 	// Collection says what garbage collection may remove; DefaultCollection if nil.
 	Collection *Collection
+	// Sealer encrypts the secrets of mirrors. Without one no secret is stored.
+	Sealer Sealer
 	// AuditKeys sign checkpoints of the log; without them there are none.
 	AuditKeys audit.KeyFile
 	// Room returns why nothing more can be stored, for instance because the disk is full; nil if it can. By default
@@ -81,6 +83,8 @@ type Core struct {
 	// writable is when the registry was last seen to take writes, as UnixNano; 0 if it was not.
 	writable atomic.Int64
 	uploads  locks
+	// syncs are what this replica knows of the syncs of mirrors.
+	syncs *syncs
 	// identityChanges counts the changes of identities that this process has committed.
 	identityChanges atomic.Int64
 	// found is what HEADs found.
@@ -131,6 +135,7 @@ func New(store meta.Store, options Options) *Core {
 		wakeErasures: make(chan struct{}, 1),
 		wakeMirrors:  make(chan struct{}, 1),
 		uploads:      locks{ids: map[string]bool{}},
+		syncs:        newSyncs(),
 		found:        newNotes(),
 		metrics:      newMetrics(),
 	}
@@ -195,15 +200,32 @@ type change struct {
 	entries  []audit.Entry
 	// dryRuns are what policies on a dry run would have refused of this change.
 	dryRuns []refusal
-	// wakeSweeps is set where the change queued a sweep or a deletion.
-	wakeSweeps bool
+	// mirror is the UUID of the mirror whose sync makes the change, empty if none does.
+	mirror string
+	// wakeSweeps is set where the change queued a sweep or a deletion, wakeMirrors where there is news of a mirror.
+	wakeSweeps, wakeMirrors bool
 	// identities is set where the change gave or took a right or a credential.
 	identities bool
 }
 
 // log adds an entry to the transaction. The metadata gets Quay's namespace and repo.
 func (ch *change) log(kind audit.Kind, about subject, metadata audit.Metadata) {
-	ch.entries = append(ch.entries, about.entry(kind, ch.now, ch.caller, metadata))
+	ch.entries = append(ch.entries, about.entry(kind, ch.now, ch.caller, ofMirror(ch.mirror, metadata)))
+}
+
+// ofMirror adds which mirror did it, if one did.
+func ofMirror(uuid string, metadata audit.Metadata) audit.Metadata {
+	if uuid == "" {
+		return metadata
+	}
+	if metadata == nil {
+		metadata = audit.Metadata{}
+	}
+	metadata["mirror_uuid"] = uuid
+	if metadata["trigger"] == nil {
+		metadata["trigger"] = audit.TriggerMirror
+	}
+	return metadata
 }
 
 // subject is what an entry is about; fields that do not apply are empty.
@@ -268,15 +290,17 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 		return err
 	}
 	var done *change
+	var mirror string
 	err := c.store.Write(ctx, scope, func(tx *meta.Tx) error {
 		ch, err := c.begin(tx, caller)
 		if err != nil {
 			return err
 		}
 		ch.decideBy = time.Now().Add(c.options.DecisionTimeout)
-		if err := checkEpoch(&tx.Reader, caller); err != nil {
+		if ch.mirror, err = checkEpoch(&tx.Reader, caller); err != nil {
 			return err
 		}
+		mirror = ch.mirror
 		if err := fn(ch); err != nil {
 			return err
 		}
@@ -290,6 +314,9 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 	})
 	var refused *refusedError
 	if errors.As(err, &refused) {
+		for _, r := range refused.refusals {
+			ofMirror(mirror, r.metadata)
+		}
 		if err := c.recordRefusals(ctx, caller, refused.refusals); err != nil {
 			return err
 		}
@@ -305,7 +332,13 @@ func (c *Core) writeAlways(ctx context.Context, caller domain.Caller, scope meta
 		c.sequencer.Notify()
 	}
 	if done.wakeSweeps {
-		c.wakeUp()
+		wakeUp(c.wake)
+	}
+	if done.wakeMirrors {
+		wakeUp(c.wakeMirrors)
+	}
+	for _, r := range done.dryRuns {
+		ofMirror(mirror, r.metadata)
 	}
 	if err := c.recordRefusals(ctx, caller, done.dryRuns); err != nil {
 		// The change stands; only the report of a dry run is missing.
@@ -342,9 +375,9 @@ func encode(origin string, entries []audit.Entry) ([]audit.Record, error) {
 	return records, group.Wait()
 }
 
-func (c *Core) wakeUp() {
+func wakeUp(sleeper chan<- struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case sleeper <- struct{}{}:
 	default:
 	}
 }

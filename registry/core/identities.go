@@ -12,16 +12,24 @@ import (
 	"github.com/tidelock/tidelock/registry/meta"
 )
 
-// checkEpoch refuses a caller whose account has lost a credential or a right since it was authorised.
-func checkEpoch(r *meta.Reader, caller domain.Caller) error {
+// checkEpoch refuses a caller whose account has lost a credential or a right since it was authorised, and a mirror whose
+// sync is over. Of a mirror it returns the UUID.
+func checkEpoch(r *meta.Reader, caller domain.Caller) (mirror string, err error) {
+	if caller.Kind == domain.CallerMirror {
+		mirror, err = r.RunningSync(caller.Account, caller.Epoch)
+		if errors.Is(err, meta.ErrNotFound) {
+			err = syncOver(caller.Name)
+		}
+		return mirror, err
+	}
 	if caller.Account == 0 {
-		return nil
+		return "", nil
 	}
 	epoch, err := r.AccountEpoch(caller.Account)
 	if errors.Is(err, meta.ErrNotFound) || (err == nil && epoch != caller.Epoch) {
-		return domain.Errorf(domain.CodeUnauthorized, "the rights of %s have changed; authenticate again", caller.Name)
+		return "", domain.Errorf(domain.CodeUnauthorized, "the rights of %s have changed; authenticate again", caller.Name)
 	}
-	return err
+	return "", err
 }
 
 // checkWriter refuses a caller who has no permission to write to a repository.
@@ -39,7 +47,7 @@ func (ch *change) checkWriter(repo domain.Repository) error {
 // grantToCreator makes an account the admin of the repository that it has made, unless its role in the organization
 // says as much.
 func (ch *change) grantToCreator(repo domain.Repository) error {
-	if ch.caller.Account == 0 {
+	if ch.caller.Account == 0 || ch.caller.Kind == domain.CallerMirror {
 		return nil
 	}
 	role, err := ch.MemberRole(repo.OrganizationID, ch.caller.Account)

@@ -29,12 +29,12 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 	// A refused claim of a policy that is here is recorded, so the refusal must not undo the transaction.
 	var refused error
 	var id string
-	err = c.writeManaged(ctx, caller, m.Cluster, m.Scope.Organization, m.Manager, func(ch *change, present *domain.Policy) error {
+	err = writeManaged(ctx, c, caller, m.Cluster, m.Scope.Organization, policyOf(m.Manager), func(ch *change, present *domain.Policy) error {
 		refused = nil
-		if err := ch.fence(m, present); err != nil {
+		if err := ch.fence(m.Manager, m.Rewound, managerOf(present)); err != nil {
 			return err
 		}
-		o, err := ch.claim(m)
+		o, err := ch.claim(m.Scope.Organization, m.Claim, true)
 		if domain.CodeOf(err) == domain.CodeOrganizationNotOwned && present != nil && present.Organization == m.Scope.Organization {
 			refused = err
 			return ch.losePolicy(*present)
@@ -56,25 +56,37 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 }
 
 func validateManaged(m ManagedPolicy) error {
-	if m.Cluster == "" || m.Manager.Kind == "" || m.Manager.Namespace == "" || m.Manager.Name == "" || m.Manager.UID == "" {
-		return domain.Errorf(domain.CodeInvalid, "cluster, kind, namespace, name and uid of the managing object are required")
-	}
-	if err := domain.ValidateOrganization(m.Scope.Organization); err != nil {
+	if err := validateManager(m.Cluster, m.Manager, m.Scope.Organization); err != nil {
 		return err
+	}
+	if m.Manager.Kind == domain.KindOrgMirror {
+		return domain.Errorf(domain.CodeInvalid, "a %s manages no policy", m.Manager.Kind)
 	}
 	if m.Scope.Repository != "" {
 		if err := domain.ValidateRepositoryPath(m.Scope.Repository); err != nil {
 			return err
 		}
 	}
-	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
-	if claimed := m.Manager.RevisionClaimed; utf8.RuneCountInString(claimed) > domain.MaxRevisionClaimed || strings.ContainsFunc(claimed, unprintable) {
-		return domain.Errorf(domain.CodeInvalid, "the claimed revision is not at most %d printable characters", domain.MaxRevisionClaimed)
-	}
 	if m.Events != domain.EventsPerTag && m.Events != domain.EventsSummary {
 		return domain.Errorf(domain.CodeInvalid, "events %q is not allowed; use %s or %s", m.Events, domain.EventsPerTag, domain.EventsSummary)
 	}
 	return policy.Validate(m.Spec)
+}
+
+// validateManager checks what every object says of itself.
+func validateManager(cluster string, m domain.ManagedBy, organization string) error {
+	if cluster == "" || m.Kind == "" || m.Namespace == "" || m.Name == "" || m.UID == "" {
+		return domain.Errorf(domain.CodeInvalid, "cluster, kind, namespace, name and uid of the managing object are required")
+	}
+	if !printable(m.RevisionClaimed, domain.MaxRevisionClaimed) {
+		return domain.Errorf(domain.CodeInvalid, "the claimed revision is not at most %d printable characters", domain.MaxRevisionClaimed)
+	}
+	return domain.ValidateOrganization(organization)
+}
+
+// printable reports whether a text has no more than so many characters, all of them printable.
+func printable(text string, limit int) bool {
+	return utf8.RuneCountInString(text) <= limit && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // checkCluster accepts the first cluster that comes, and from then on no other.
@@ -92,36 +104,37 @@ func (ch *change) checkCluster(uid string) error {
 	return domain.Errorf(domain.CodeOtherCluster, "the registry belongs to the cluster %s, not to %s; run tidelock registry adopt-cluster to hand it over", installation.ClusterUID, uid)
 }
 
-// fence refuses a request that acts on an older state than one seen before. Present is the object's policy, nil if there
-// is none.
-func (ch *change) fence(m ManagedPolicy, present *domain.Policy) error {
-	retired, err := ch.ManagerRetired(m.Manager.UID)
+// fence refuses a request that acts on an older state than one seen before. Present is the object as it was put last, nil
+// if it manages nothing here.
+func (ch *change) fence(m domain.ManagedBy, rewound bool, present *domain.ManagedBy) error {
+	retired, err := ch.ManagerRetired(m.UID)
 	if err != nil {
 		return err
 	}
 	if retired {
-		if !m.Rewound {
-			return domain.Errorf(domain.CodeStale, "%s %s/%s with uid %s was deleted or replaced before", m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, m.Manager.UID)
+		if !rewound {
+			return domain.Errorf(domain.CodeStale, "%s %s/%s with uid %s was deleted or replaced before", m.Kind, m.Namespace, m.Name, m.UID)
 		}
-		if err := ch.ReviveManager(m.Manager.UID); err != nil {
+		if err := ch.ReviveManager(m.UID); err != nil {
 			return err
 		}
 	}
-	if present != nil && present.Manager.UID == m.Manager.UID && m.Manager.Generation < present.Manager.Generation && !m.Rewound {
-		return domain.Errorf(domain.CodeStale, "generation %d of %s %s/%s is older than %d, which is here", m.Manager.Generation, m.Manager.Kind, m.Manager.Namespace, m.Manager.Name, present.Manager.Generation)
+	if present != nil && present.UID == m.UID && m.Generation < present.Generation && !rewound {
+		return domain.Errorf(domain.CodeStale, "generation %d of %s %s/%s is older than %d, which is here", m.Generation, m.Kind, m.Namespace, m.Name, present.Generation)
 	}
 	return nil
 }
 
-// claim decides whether the object's namespace may manage policies in the organization, and records a new owner.
+// claim decides whether an object's namespace may manage something in an organization, and records a new owner.
 //
 // By its name alone a namespace gets only an organization that is new, that is its own, or, in the first sync after
-// adopt-cluster, that nobody owns. Anything else needs the annotation, which admission guards; "*" never makes an owner.
-func (ch *change) claim(m ManagedPolicy) (domain.Organization, error) {
-	name, namespace := m.Scope.Organization, m.Claim.Namespace
+// adopt-cluster, that nobody owns. Anything else needs the annotation, which admission guards; "*" never makes an owner,
+// and is enough only for what does not take an owner.
+func (ch *change) claim(name string, by Claim, withoutOwner bool) (domain.Organization, error) {
+	namespace := by.Namespace
 	byName := name == namespace.Namespace
-	annotated := slices.Contains(m.Claim.Organizations, name)
-	anywhere := slices.Contains(m.Claim.Organizations, "*")
+	annotated := slices.Contains(by.Organizations, name)
+	anywhere := withoutOwner && slices.Contains(by.Organizations, "*")
 	o, err := ch.Organization(name)
 	if errors.Is(err, meta.ErrNotFound) {
 		switch {
@@ -142,7 +155,7 @@ func (ch *change) claim(m ManagedPolicy) (domain.Organization, error) {
 		}
 		annotated = installation.Adopting
 	}
-	free := o.Owner.Namespace == "" || m.Claim.Gone != nil && *m.Claim.Gone == o.Owner
+	free := o.Owner.Namespace == "" || by.Gone != nil && *by.Gone == o.Owner
 	switch {
 	case annotated && free:
 		metadata := ownerMetadata(namespace)
@@ -185,9 +198,9 @@ func (ch *change) putManaged(o domain.Organization, present *domain.Policy, m Ma
 	if sameObject {
 		last = present.Manager.Generation
 	}
-	metadata := m.attribution(last)
+	metadata := attribution(m.Manager, m.Applied, last)
 	if present != nil && (present.OrganizationID != o.ID || present.Repository != m.Scope.Repository) {
-		if err := ch.deletePolicy(*present, m.applicant()); err != nil {
+		if err := ch.deletePolicy(*present, applicant(m.Manager, m.Applied)); err != nil {
 			return *present, err
 		}
 		if sameObject {
@@ -260,21 +273,21 @@ func appliedBy(user, uid string) audit.Metadata {
 
 // applicant is who applied the object's generation. A stamp of another generation names somebody else: the spec was
 // changed while nobody stamped.
-func (m ManagedPolicy) applicant() audit.Metadata {
-	if m.Applied.Generation != m.Manager.Generation {
+func applicant(m domain.ManagedBy, applied domain.Applied) audit.Metadata {
+	if applied.Generation != m.Generation {
 		return appliedBy("", "")
 	}
-	return appliedBy(m.Applied.User, m.Applied.UserUID)
+	return appliedBy(applied.User, applied.UserUID)
 }
 
 // attribution is what the entry of a put says of how it came. Last is the generation of the object that was put before,
 // 0 if none was.
-func (m ManagedPolicy) attribution(last int64) audit.Metadata {
-	metadata := m.applicant()
-	if m.Manager.Generation < last {
+func attribution(m domain.ManagedBy, applied domain.Applied, last int64) audit.Metadata {
+	metadata := applicant(m, applied)
+	if m.Generation < last {
 		metadata["rewound_from_generation"] = last
 	}
-	switch first, end := last+1, m.Manager.Generation-1; {
+	switch first, end := last+1, m.Generation-1; {
 	case first < end:
 		metadata["unseen_generations"] = fmt.Sprintf("%d-%d", first, end)
 	case first == end:
@@ -287,31 +300,57 @@ func (m ManagedPolicy) attribution(last int64) audit.Metadata {
 // at once; an intent that nothing came of is not to name the wrong person later.
 const intentValidity = 5 * time.Minute
 
-// NoteDeletionIntent records who asks the cluster to delete an object. It does nothing for another UID than the
-// policy's, and for a policy whose deletion was accepted already.
+// NoteDeletionIntent records who asks the cluster to delete an object. It does nothing for another UID than that of the
+// object which is here, and for a policy whose deletion was accepted already.
 func (c *Core) NoteDeletionIntent(ctx context.Context, caller domain.Caller, m domain.ManagedBy, user, userUID string) error {
-	scope, err := c.scopeOfManaged(ctx, "", m)
-	if err != nil {
-		return err
+	if m.Kind == domain.KindOrgMirror {
+		return noteIntent(ctx, c, caller, mirrorOf(m), func(ch *change, mirror *meta.Mirror) error {
+			if mirror.Manager.UID != m.UID {
+				return nil
+			}
+			return ch.SetMirrorDeletionIntent(mirror.ID, domain.DeletionIntent{User: user, UserUID: userUID, ToldAt: ch.now})
+		})
 	}
-	return c.writeAlways(ctx, caller, scope, func(ch *change) error {
-		p, err := managedPolicy(&ch.Reader, m)
-		if err != nil || p == nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
-			return err
+	return noteIntent(ctx, c, caller, policyOf(m), func(ch *change, p *domain.Policy) error {
+		if p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
+			return nil
 		}
 		return ch.SetPolicyDeletionIntent(p.ID, domain.DeletionIntent{User: user, UserUID: userUID, ToldAt: ch.now})
 	})
 }
 
+// noteIntent runs fn for what an object manages, if it manages anything.
+func noteIntent[T any](ctx context.Context, c *Core, caller domain.Caller, find finder[T], fn func(*change, *T) error) error {
+	scope, err := scopeOfManaged(ctx, c, "", find)
+	if err != nil {
+		return err
+	}
+	return c.writeAlways(ctx, caller, scope, func(ch *change) error {
+		present, _, err := find(&ch.Reader)
+		if err != nil || present == nil {
+			return err
+		}
+		return fn(ch, present)
+	})
+}
+
+// recent is the intent, unless it is too old to be believed.
+func recent(intent domain.DeletionIntent, now time.Time) domain.DeletionIntent {
+	if now.Sub(intent.ToldAt) > intentValidity {
+		return domain.DeletionIntent{}
+	}
+	return intent
+}
+
 // DeleteManagedPolicy accepts the deletion of an object: its policy stays in force for the deletion delay, in which an
 // object of the same name can take it over. It does nothing for another UID than the policy's.
 func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy) error {
-	return c.writeManaged(ctx, caller, cluster, "", m, func(ch *change, p *domain.Policy) error {
+	return writeManaged(ctx, c, caller, cluster, "", policyOf(m), func(ch *change, p *domain.Policy) error {
 		if p == nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
 			return nil
 		}
-		if ch.now.Sub(p.DeletionIntent.ToldAt) > intentValidity {
-			p.DeletionIntent = domain.DeletionIntent{}
+		if intent := recent(p.DeletionIntent, ch.now); intent != p.DeletionIntent {
+			p.DeletionIntent = intent
 			if err := ch.SetPolicyDeletionIntent(p.ID, p.DeletionIntent); err != nil {
 				return err
 			}
@@ -328,14 +367,49 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 	})
 }
 
-// errElsewhere leaves a transaction whose policy came to be in an organization that the transaction is not about.
-var errElsewhere = errors.New("the policy is in another organization by now")
+// finder finds what a Kubernetes object manages, nil if it manages nothing, and the organization that it is in.
+type finder[T any] func(*meta.Reader) (present *T, organization string, err error)
+
+// policyOf finds the policy of a Kubernetes object.
+func policyOf(m domain.ManagedBy) finder[domain.Policy] {
+	return func(r *meta.Reader) (*domain.Policy, string, error) {
+		p, err := r.ManagedPolicy(m.Kind, m.Namespace, m.Name)
+		return found(&p, p.Organization, err)
+	}
+}
+
+// mirrorOf finds the mirror of a Kubernetes object.
+func mirrorOf(m domain.ManagedBy) finder[meta.Mirror] {
+	return func(r *meta.Reader) (*meta.Mirror, string, error) {
+		mirror, err := r.ManagedMirror(m.Kind, m.Namespace, m.Name)
+		return found(&mirror, mirror.Organization, err)
+	}
+}
+
+func found[T any](thing *T, organization string, err error) (*T, string, error) {
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, "", nil
+	}
+	return thing, organization, err
+}
+
+// managerOf is a policy's manager, nil if there is no policy.
+func managerOf(p *domain.Policy) *domain.ManagedBy {
+	if p == nil {
+		return nil
+	}
+	return p.Manager
+}
+
+// errElsewhere leaves a transaction in which what an object manages came to be in an organization that the transaction is
+// not about.
+var errElsewhere = errors.New("what the object manages is in another organization by now")
 
 // writeManaged runs an operator's change of what a Kubernetes object manages, in the given organization, or in none, and
-// in the one of the object's present policy, which is nil if there is none.
-func (c *Core) writeManaged(ctx context.Context, caller domain.Caller, cluster, organization string, m domain.ManagedBy, fn func(ch *change, present *domain.Policy) error) error {
+// in the one that has what the object manages at present, which is nil if there is nothing.
+func writeManaged[T any](ctx context.Context, c *Core, caller domain.Caller, cluster, organization string, find finder[T], fn func(ch *change, present *T) error) error {
 	for {
-		scope, err := c.scopeOfManaged(ctx, organization, m)
+		scope, err := scopeOfManaged(ctx, c, organization, find)
 		if err != nil {
 			return err
 		}
@@ -344,11 +418,11 @@ func (c *Core) writeManaged(ctx context.Context, caller domain.Caller, cluster, 
 			if err := ch.checkCluster(cluster); err != nil {
 				return err
 			}
-			present, err := managedPolicy(&ch.Reader, m)
+			present, in, err := find(&ch.Reader)
 			if err != nil {
 				return err
 			}
-			if present != nil && present.Organization != scope.Organization && present.Organization != scope.OtherOrganization {
+			if present != nil && in != scope.Organization && in != scope.OtherOrganization {
 				return errElsewhere
 			}
 			return fn(ch, present)
@@ -359,29 +433,20 @@ func (c *Core) writeManaged(ctx context.Context, caller domain.Caller, cluster, 
 	}
 }
 
-func (c *Core) scopeOfManaged(ctx context.Context, organization string, m domain.ManagedBy) (meta.Scope, error) {
+func scopeOfManaged[T any](ctx context.Context, c *Core, organization string, find finder[T]) (meta.Scope, error) {
 	scope := meta.Scope{Organization: organization, OrganizationExclusive: true}
 	err := c.read(ctx, func(r *meta.Reader) error {
-		present, err := managedPolicy(r, m)
+		present, in, err := find(r)
 		switch {
-		case err != nil || present == nil || present.Organization == organization:
+		case err != nil || present == nil || in == organization:
 		case organization == "":
-			scope.Organization = present.Organization
+			scope.Organization = in
 		default:
-			scope.OtherOrganization = present.Organization
+			scope.OtherOrganization = in
 		}
 		return err
 	})
 	return scope, err
-}
-
-// managedPolicy finds the policy of a Kubernetes object, nil if it has none.
-func managedPolicy(r *meta.Reader, m domain.ManagedBy) (*domain.Policy, error) {
-	p, err := r.ManagedPolicy(m.Kind, m.Namespace, m.Name)
-	if errors.Is(err, meta.ErrNotFound) {
-		return nil, nil
-	}
-	return &p, err
 }
 
 // ManagedPolicyStatus says how far the policy of a Kubernetes object has come; NOT_FOUND if it has none.
@@ -413,8 +478,8 @@ func (c *Core) PolicyManagers(ctx context.Context, uuids []string) (map[string]*
 	return managers, err
 }
 
-// Synced records that every object of the operator is here, or was refused for good. Policies whose object is not
-// among those present are orphaned: in force, and for their organization to adopt or delete.
+// Synced records that every object of the operator is here, or was refused for good. Policies and mirrors whose object is
+// not among those present are orphaned: they go on, and are for their organization to adopt or delete.
 func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error {
 	here := map[domain.ManagedBy]bool{}
 	for _, m := range present {
@@ -424,20 +489,35 @@ func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string,
 		if err := ch.checkCluster(cluster); err != nil {
 			return err
 		}
+		gone := func(m domain.ManagedBy) bool {
+			m.Generation, m.RevisionClaimed = 0, ""
+			return !here[m]
+		}
 		policies, err := ch.ManagedPolicies()
 		if err != nil {
 			return err
 		}
 		for _, p := range policies {
-			m := *p.Manager
-			m.Generation, m.RevisionClaimed = 0, ""
-			if here[m] || p.Orphaned || !p.DeleteAt.IsZero() {
+			if p.Orphaned || !p.DeleteAt.IsZero() || !gone(*p.Manager) {
 				continue
 			}
 			if err := ch.SetPolicyOrphaned(p.ID, true); err != nil {
 				return err
 			}
 			ch.logPolicy(audit.KindUpdatePolicy, p, audit.Metadata{"orphaned": true})
+		}
+		mirrors, err := ch.ManagedMirrors()
+		if err != nil {
+			return err
+		}
+		for _, m := range mirrors {
+			if m.Orphaned || !gone(*m.Manager) {
+				continue
+			}
+			if err := ch.SetMirrorOrphaned(m.ID); err != nil {
+				return err
+			}
+			ch.logMirror(audit.KindOrgMirrorChanged, m.Mirror, audit.Metadata{"orphaned": true})
 		}
 		return ch.SetSynced()
 	})

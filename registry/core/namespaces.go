@@ -22,9 +22,22 @@ func organization(r *meta.Reader, name string) (domain.Organization, error) {
 func repository(r *meta.Reader, name domain.RepositoryName) (domain.Repository, error) {
 	repo, err := r.Repository(name)
 	if errors.Is(err, meta.ErrNotFound) {
-		err = domain.Errorf(domain.CodeNameUnknown, "repository %s does not exist", name)
+		err = repositoryUnknown(name)
 	}
 	return repo, err
+}
+
+// repositoryToFill finds a repository for a client, and the mirror of its organization, nil if it has none.
+func repositoryToFill(r *meta.Reader, name domain.RepositoryName) (domain.Repository, *meta.MirrorRef, error) {
+	repo, mirror, err := r.RepositoryToFill(name)
+	if errors.Is(err, meta.ErrNotFound) {
+		err = repositoryUnknown(name)
+	}
+	return repo, mirror, err
+}
+
+func repositoryUnknown(name domain.RepositoryName) error {
+	return domain.Errorf(domain.CodeNameUnknown, "repository %s does not exist", name)
 }
 
 // CreateOrganization makes an organization; CONFLICT if there is one of this name.
@@ -58,8 +71,8 @@ func ownerMetadata(owner domain.Owner) audit.Metadata {
 	return audit.Metadata{"owner_namespace": owner.Namespace, "owner_uid": owner.UID}
 }
 
-// DeleteOrganization removes an organization with all that is in it. Locked tags, and policies that Kubernetes objects
-// manage, forbid it: CONFLICT.
+// DeleteOrganization removes an organization with all that is in it. Locked tags, and policies and a mirror that Kubernetes
+// objects manage, forbid it: CONFLICT.
 func (c *Core) DeleteOrganization(ctx context.Context, caller domain.Caller, name string) error {
 	return c.write(ctx, caller, meta.Scope{Organization: name, OrganizationExclusive: true}, func(ch *change) error {
 		o, err := organization(&ch.Reader, name)
@@ -86,6 +99,17 @@ func (c *Core) DeleteOrganization(ctx context.Context, caller domain.Caller, nam
 				return managedError(p)
 			}
 			if err := ch.deletePolicy(p, nil); err != nil {
+				return err
+			}
+		}
+		switch m, err := ch.Mirror(name); {
+		case errors.Is(err, meta.ErrNotFound):
+		case err != nil:
+			return err
+		case m.Manager != nil && !m.Orphaned && !m.Lost:
+			return managedMirrorError(m)
+		default:
+			if err := ch.deleteMirror(m, nil); err != nil {
 				return err
 			}
 		}
@@ -164,29 +188,42 @@ func (ch *change) createRepository(o domain.Organization, name domain.Repository
 	return repo, ch.grantToCreator(repo)
 }
 
-// obtainRepository finds the repository of a push, or creates it as far as the caller may.
+// obtainRepository finds the repository of a push, or creates it as far as the caller may. Where only a mirror may push:
+// DENIED.
 func (ch *change) obtainRepository(name domain.RepositoryName, create Create) (domain.Repository, error) {
-	repo, err := ch.Repository(name)
+	repo, mirror, err := ch.RepositoryToFill(name)
+	if err == nil {
+		err = checkFiller(ch.caller, name.Organization, mirror)
+	}
 	if err == nil && create == CreateOwnRepository {
 		return repo, ch.checkWriter(repo)
 	}
-	if err == nil || !errors.Is(err, meta.ErrNotFound) {
+	if !errors.Is(err, meta.ErrNotFound) {
 		return repo, err
 	}
 	if create < CreateOwnRepository {
-		return repo, domain.Errorf(domain.CodeNameUnknown, "repository %s does not exist", name)
+		return repo, repositoryUnknown(name)
 	}
-	o, err := ch.Organization(name.Organization)
+	o, mirror, err := ch.OrganizationToFill(name.Organization)
 	if errors.Is(err, meta.ErrNotFound) {
 		if create < CreateOrganization {
 			return repo, domain.Errorf(domain.CodeNameUnknown, "organization %s does not exist", name.Organization)
 		}
 		o, err = ch.createOrganization(name.Organization, domain.Owner{})
 	}
+	if err == nil {
+		err = checkFiller(ch.caller, name.Organization, mirror)
+	}
 	if err != nil {
 		return repo, err
 	}
-	return ch.createRepository(o, name, NewRepository{})
+	if ch.caller.Kind != domain.CallerMirror {
+		return ch.createRepository(o, name, NewRepository{})
+	}
+	if repo, err = ch.createRepository(o, name, NewRepository{Visibility: mirror.Visibility}); err == nil {
+		ch.log(audit.KindOrgMirrorRepo, aboutTag(name, ""), audit.Metadata{"visibility": string(repo.Visibility)})
+	}
+	return repo, err
 }
 
 // UpdateRepository changes description and visibility.

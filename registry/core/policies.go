@@ -46,7 +46,11 @@ func policyUnknown(id string) error {
 
 // managedError refuses a change by the REST API of what a Kubernetes object manages.
 func managedError(p domain.Policy) error {
-	return domain.Errorf(domain.CodeManagedByResource, "immutability policy %s is managed by %s %s/%s; change that object", p.UUID, p.Manager.Kind, p.Manager.Namespace, p.Manager.Name)
+	return managedByError("immutability policy "+p.UUID, *p.Manager)
+}
+
+func managedByError(what string, m domain.ManagedBy) error {
+	return domain.Errorf(domain.CodeManagedByResource, "%s is managed by %s %s/%s; change that object", what, m.Kind, m.Namespace, m.Name)
 }
 
 // CreatePolicy makes a policy, which is in force when it returns. The same pattern twice in a scope is INVALID.
@@ -121,14 +125,20 @@ func (ch *change) logPolicy(kind audit.Kind, p domain.Policy, metadata audit.Met
 	metadata["revision"] = p.Revision
 	metadata["policy_pattern"] = p.TagPattern
 	metadata["policy_scope"] = string(p.Scope())
-	if m := p.Manager; m != nil {
-		metadata["managed_by"] = audit.Metadata{"kind": m.Kind, "namespace": m.Namespace, "name": m.Name, "uid": m.UID}
-		metadata["generation"] = m.Generation
-		if m.RevisionClaimed != "" {
-			metadata["revision_claimed"] = m.RevisionClaimed
-		}
-	}
+	addManager(metadata, p.Manager)
 	ch.log(kind, subject{organization: p.Organization, repository: p.Repository, policy: p.UUID}, metadata)
+}
+
+// addManager adds which Kubernetes object, if any, manages what an entry is about.
+func addManager(metadata audit.Metadata, m *domain.ManagedBy) {
+	if m == nil {
+		return
+	}
+	metadata["managed_by"] = audit.Metadata{"kind": m.Kind, "namespace": m.Namespace, "name": m.Name, "uid": m.UID}
+	metadata["generation"] = m.Generation
+	if m.RevisionClaimed != "" {
+		metadata["revision_claimed"] = m.RevisionClaimed
+	}
 }
 
 func specMetadata(prefix string, spec domain.PolicySpec) audit.Metadata {

@@ -109,9 +109,9 @@ func (ch *change) setTag(plan tagPlan, to domain.Manifest, create, move audit.Ki
 			ch.logExpiration(plan.repo.Name, *plan.tag, noTime, audit.TriggerMove, nil)
 		}
 		ch.log(move, about, metadata)
-		return ch.MoveTag(*plan.tag, to.ID, ch.now)
+		return ch.MoveTag(*plan.tag, to.ID, mirrorID(ch.caller), ch.now)
 	}
-	id, err := ch.InsertTag(plan.repo.ID, plan.name, to.ID, ch.now)
+	id, err := ch.InsertTag(plan.repo.ID, plan.name, to.ID, mirrorID(ch.caller), ch.now)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func tagUnknown(name domain.RepositoryName, tag string) error {
 	return domain.Errorf(domain.CodeManifestUnknown, "tag %s is not in repository %s", tag, name)
 }
 
-// DeleteTag removes a tag; its manifest stays. TAG_IMMUTABLE if it is locked.
+// DeleteTag removes a tag; its manifest stays. TAG_IMMUTABLE if it is locked. A mirror deletes only what it made: DENIED.
 func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string) error {
 	return c.write(ctx, caller, tagScope(name, tag), func(ch *change) error {
 		repo, err := repository(&ch.Reader, name)
@@ -168,6 +168,9 @@ func (c *Core) DeleteTag(ctx context.Context, caller domain.Caller, name domain.
 		}
 		if t == nil {
 			return tagUnknown(name, tag)
+		}
+		if id := mirrorID(caller); id != 0 && t.MirrorID != id {
+			return domain.Errorf(domain.CodeDenied, "tag %s of repository %s was not made by the mirror", tag, name)
 		}
 		set, err := inForce(&ch.Reader, repo.OrganizationID, name.Path)
 		if err != nil {
@@ -233,14 +236,18 @@ func (c *Core) DeleteManifest(ctx context.Context, caller domain.Caller, name do
 //
 // A digest must be a manifest of the repository; the tag is created if need be. Removing the hold removes the retained
 // holds of policies that are gone or no longer cover the tag with it; while a policy covers the tag it cannot be
-// unlocked: CONFLICT naming the policy. Robots unlock nothing: DENIED. An expiration lies in the future, and a locked tag
+// unlocked: CONFLICT naming the policy. Robots unlock nothing, and where a mirror fills the organization nobody else gives
+// a tag a digest: DENIED. An expiration lies in the future, and a locked tag
 // takes none: TAG_IMMUTABLE.
 func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, to TagChange) error {
 	if to.Expiration != nil && !to.Expiration.IsZero() && to.Immutable != nil && *to.Immutable {
 		return domain.Errorf(domain.CodeInvalid, "a tag cannot be immutable and expire; give one of the two")
 	}
 	return c.write(ctx, caller, tagScope(name, tag), func(ch *change) error {
-		repo, err := repository(&ch.Reader, name)
+		repo, mirror, err := repositoryToFill(&ch.Reader, name)
+		if err == nil && to.Digest != "" {
+			err = checkFiller(caller, name.Organization, mirror)
+		}
 		if err != nil {
 			return err
 		}
@@ -266,10 +273,14 @@ func (c *Core) ChangeTag(ctx context.Context, caller domain.Caller, name domain.
 	})
 }
 
-// RestoreTag points a tag to a digest that it had before: a creation if no live tag has the name, else a move.
+// RestoreTag points a tag to a digest that it had before: a creation if no live tag has the name, else a move. DENIED where
+// a mirror fills the organization.
 func (c *Core) RestoreTag(ctx context.Context, caller domain.Caller, name domain.RepositoryName, tag string, d digest.Digest) error {
 	return c.write(ctx, caller, tagScope(name, tag), func(ch *change) error {
-		repo, err := repository(&ch.Reader, name)
+		repo, mirror, err := repositoryToFill(&ch.Reader, name)
+		if err == nil {
+			err = checkFiller(caller, name.Organization, mirror)
+		}
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ var sessions = meta.Scope{Volatile: true}
 
 // BeginUpload records a new upload, which belongs to the caller in the repository: for everybody else it does not exist.
 // One that comes whole in this request the session has for itself; then LeaveUpload must follow. Too many open uploads are
-// refused with TOOMANYREQUESTS.
+// refused with TOOMANYREQUESTS, and where only a mirror may push, DENIED.
 func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domain.RepositoryName, upload domain.Upload, whole bool) (UploadSession, error) {
 	s := UploadSession{Upload: upload, epoch: 1, whole: whole}
 	if err := c.checkWritable(ctx); err != nil {
@@ -63,8 +63,11 @@ func (c *Core) BeginUpload(ctx context.Context, caller domain.Caller, name domai
 	}
 	perCaller := max(1, c.options.MaxUploads/4)
 	err := c.store.Write(ctx, sessions, func(tx *meta.Tx) error {
-		all, own, err := tx.OpenUploads(caller.Kind, caller.Name)
+		all, own, mirror, err := tx.OpenUploads(caller.Kind, caller.Name, name.Organization)
 		if err != nil {
+			return err
+		}
+		if err := checkFiller(caller, name.Organization, mirror); err != nil {
 			return err
 		}
 		if all >= c.options.MaxUploads || own >= perCaller {

@@ -73,6 +73,8 @@ type Tag struct {
 	UpdatedAt time.Time
 	// ExpiresAt is when the tag is to be deleted, zero if never. Until the registry deletes it, it is live.
 	ExpiresAt time.Time
+	// MirrorID is the id of the mirror that made the tag or moved it last, 0 if none did.
+	MirrorID int64
 }
 
 // PastTag is a digest that a tag had once.

@@ -19,6 +19,9 @@ const (
 	MaxMirrorFailures = 10
 )
 
+// KindOrgMirror is the kind of the Kubernetes objects that manage mirrors.
+const KindOrgMirror = "OrgMirror"
+
 // UpstreamType is the kind of registry that a mirror copies from: it decides how repositories are listed.
 type UpstreamType string
 
@@ -67,7 +70,8 @@ const (
 	PruneVanished PruneMode = "Vanished"
 )
 
-// MirrorSpec is what somebody may declare of a mirror: an upstream namespace that fills an organization.
+// MirrorSpec is what somebody may declare of a mirror: an upstream namespace that fills an organization. It is stored as
+// JSON under the names of its fields, which therefore stay.
 type MirrorSpec struct {
 	Source MirrorSource
 	// Repositories selects repositories by their name below the upstream namespace.

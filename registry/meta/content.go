@@ -186,11 +186,11 @@ func (tx *Tx) DeleteManifest(id int64) error {
 	return tx.do(`DELETE FROM manifests WHERE id = $1`, id)
 }
 
-const tagQuery = `SELECT t.id, t.repository_id, t.name, t.manifest_id, m.digest, m.media_type, m.size, t.updated_at, t.expires_at FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE `
+const tagQuery = `SELECT t.id, t.repository_id, t.name, t.manifest_id, m.digest, m.media_type, m.size, t.updated_at, t.expires_at, t.mirror_id FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE `
 
 func scanTag(row scanner) (t domain.Tag, err error) {
 	var updated, expires int64
-	err = row.Scan(&t.ID, &t.RepositoryID, &t.Name, &t.ManifestID, &t.Digest, &t.MediaType, &t.Size, &updated, &expires)
+	err = row.Scan(&t.ID, &t.RepositoryID, &t.Name, &t.ManifestID, &t.Digest, &t.MediaType, &t.Size, &updated, &expires, &t.MirrorID)
 	t.UpdatedAt, t.ExpiresAt = fromMicros(updated), fromMicros(expires)
 	return t, err
 }
@@ -271,17 +271,18 @@ func (r *Reader) TagsOfManifest(manifestID int64) ([]domain.Tag, error) {
 // MaxTagID is the highest id of a tag so far.
 func (r *Reader) MaxTagID() (int64, error) { return r.number(`SELECT COALESCE(MAX(id), 0) FROM tags`) }
 
-// InsertTag creates a tag and returns its id.
-func (tx *Tx) InsertTag(repositoryID int64, name string, manifestID int64, now time.Time) (int64, error) {
-	return tx.number(`INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4) RETURNING id`, repositoryID, name, manifestID, toMicros(now))
+// InsertTag creates a tag and returns its id. MirrorID is the mirror that makes it, 0 if none does.
+func (tx *Tx) InsertTag(repositoryID int64, name string, manifestID, mirrorID int64, now time.Time) (int64, error) {
+	return tx.number(`INSERT INTO tags (repository_id, name, manifest_id, mirror_id, updated_at) VALUES ($1, $2, $3, $4, $5) RETURNING id`, repositoryID, name, manifestID, mirrorID, toMicros(now))
 }
 
-// MoveTag points a tag to another manifest, without an expiration, and remembers what it pointed to.
-func (tx *Tx) MoveTag(t domain.Tag, manifestID int64, now time.Time) error {
+// MoveTag points a tag to another manifest, without an expiration, and remembers what it pointed to. MirrorID is the
+// mirror that moves it, 0 if none does.
+func (tx *Tx) MoveTag(t domain.Tag, manifestID, mirrorID int64, now time.Time) error {
 	if err := tx.remember(t, now); err != nil {
 		return err
 	}
-	return tx.do(`UPDATE tags SET manifest_id = $2, updated_at = $3, expires_at = 0 WHERE id = $1`, t.ID, manifestID, toMicros(now))
+	return tx.do(`UPDATE tags SET manifest_id = $2, mirror_id = $3, updated_at = $4, expires_at = 0 WHERE id = $1`, t.ID, manifestID, mirrorID, toMicros(now))
 }
 
 // DeleteTag removes a tag and remembers what it pointed to.

@@ -7,7 +7,11 @@ import (
 	"github.com/tidelock/tidelock/registry/domain"
 )
 
-const organizationColumns = `id, name, owner_namespace, owner_uid, created_at`
+const (
+	organizationColumns = `id, name, owner_namespace, owner_uid, created_at`
+	// organizationColumnsOf are the same of the table as o.
+	organizationColumnsOf = `o.id, o.name, o.owner_namespace, o.owner_uid, o.created_at`
+)
 
 func scanOrganization(row scanner) (o domain.Organization, err error) {
 	var created int64
@@ -56,7 +60,11 @@ func (tx *Tx) DeleteOrganization(id int64) error {
 	return tx.do(`DELETE FROM organizations WHERE id = $1`, id)
 }
 
-const repositoryColumns = `id, organization_id, name, description, visibility, created_at`
+const (
+	repositoryColumns = `id, organization_id, name, description, visibility, created_at`
+	// repositoryColumnsOf are the same of the table as r.
+	repositoryColumnsOf = `r.id, r.organization_id, r.name, r.description, r.visibility, r.created_at`
+)
 
 func scanRepository(row scanner) (repo domain.Repository, err error) {
 	var created int64

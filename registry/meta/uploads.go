@@ -20,11 +20,18 @@ type UploadSession struct {
 	UsedAt    time.Time
 }
 
-// OpenUploads counts the open uploads, and those of one caller.
-func (r *Reader) OpenUploads(kind domain.CallerKind, name string) (all, own int, err error) {
-	err = r.one(`SELECT COUNT(*), COUNT(CASE WHEN caller_kind = $1 AND caller_name = $2 THEN 1 END) FROM uploads`, []any{string(kind), name},
-		func(row scanner) error { return row.Scan(&all, &own) })
-	return all, own, err
+// OpenUploads counts the open uploads, and those of one caller, and finds the mirror of the organization in which another
+// is to begin, nil if it has none.
+func (r *Reader) OpenUploads(kind domain.CallerKind, name, organization string) (all, own int, mirror *MirrorRef, err error) {
+	err = r.one(`SELECT u.n, u.own, `+mirrorRefColumns+` FROM (SELECT COUNT(*) AS n, COUNT(CASE WHEN caller_kind = $1 AND caller_name = $2 THEN 1 END) AS own FROM uploads) u
+		LEFT JOIN mirrors m ON m.organization_id = (SELECT id FROM organizations WHERE name = $3)`, []any{string(kind), name, organization},
+		func(row scanner) error {
+			with := mirrorRefRow{scanner: row}
+			err := with.Scan(&all, &own)
+			mirror = with.ref
+			return err
+		})
+	return all, own, mirror, err
 }
 
 // Upload finds an open upload.

@@ -95,7 +95,7 @@ func fill(store meta.Store) {
 		}
 		manifest, err := tx.InsertManifest(repository, domain.Manifest{Digest: "sha256:1", Content: []byte("1")})
 		if err == nil {
-			_, err = tx.InsertTag(repository, "v1", manifest, time.Unix(1, 0))
+			_, err = tx.InsertTag(repository, "v1", manifest, 0, time.Unix(1, 0))
 		}
 		return err
 	})).To(Succeed())
@@ -419,7 +419,7 @@ var _ = Describe("The scope of a write", func() {
 			}
 			return seen, found
 		}
-		seen, err := meanwhile(func(tx *meta.Tx, t domain.Tag) error { return tx.MoveTag(t, second, time.Unix(2, 0)) })
+		seen, err := meanwhile(func(tx *meta.Tx, t domain.Tag) error { return tx.MoveTag(t, second, 0, time.Unix(2, 0)) })
 		Expect(err).NotTo(HaveOccurred())
 		Expect(seen.Digest).To(BeEquivalentTo("sha256:2"))
 		before := seen.ID
@@ -427,7 +427,7 @@ var _ = Describe("The scope of a write", func() {
 			if err := tx.DeleteTag(t, time.Unix(3, 0)); err != nil {
 				return err
 			}
-			_, err := tx.InsertTag(repository.ID, "v1", second, time.Unix(3, 0))
+			_, err := tx.InsertTag(repository.ID, "v1", second, 0, time.Unix(3, 0))
 			return err
 		})
 		Expect(err).NotTo(HaveOccurred())
