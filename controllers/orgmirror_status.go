@@ -72,8 +72,9 @@ func syncStatus(sync openapi.MirrorSync, now time.Time) *registryv1alpha1.Mirror
 	case sync.State == domain.SyncRunning && sync.StartedAt != nil:
 		s.Progress = min(s.Progress, 99)
 		if elapsed := now.Sub(*sync.StartedAt); part >= leastPart && elapsed >= leastElapsed {
-			left := time.Duration(float64(elapsed) * (1 - part) / part)
-			s.Remaining = &metav1.Duration{Duration: left.Round(time.Second)}
+			if left := time.Duration(float64(elapsed) * (1 - part) / part).Round(time.Second); left > 0 {
+				s.Remaining = &metav1.Duration{Duration: left}
+			}
 		}
 	}
 	return s

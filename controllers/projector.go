@@ -63,7 +63,7 @@ type EventPace struct {
 var DefaultEventPace = EventPace{Burst: 100_000, BurstRate: 500, Rate: 40}
 
 // Projector makes one Kubernetes Event of each entry of the registry's audit log about a tag that a policy locked,
-// released or refused to change: none is lost, none is made twice and none is merged with another, however often the
+// released or refused to change, and about the end of a sync: none is lost, none is made twice and none is merged with another, however often the
 // operator, the registry or the API server stop. Recorders of client-go do all three.
 type Projector struct {
 	Registry LogRegistry

@@ -114,7 +114,9 @@ var _ = Describe("An OrgMirror", func() {
 	})
 
 	It("asks for a sync as far as the registry takes it", func() {
-		m := testMirror(func(m *OrgMirror) { m.Annotations = map[string]string{RequestedAtAnnotation: " now\n" + strings.Repeat("é", 300)} })
+		m := testMirror(func(m *OrgMirror) {
+			m.Annotations = map[string]string{RequestedAtAnnotation: " now\n" + strings.Repeat("é", 300)}
+		})
 		Expect(m.RequestedAt()).To(Equal("now" + strings.Repeat("é", 252) + "…"))
 		Expect(testMirror().RequestedAt()).To(BeEmpty())
 	})

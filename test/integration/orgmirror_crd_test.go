@@ -54,7 +54,9 @@ func every(interval time.Duration) mirrorChange {
 }
 
 func byCron(expression string) mirrorChange {
-	return func(m *registryv1alpha1.OrgMirror) { m.Spec.Schedule = registryv1alpha1.MirrorSchedule{Cron: expression} }
+	return func(m *registryv1alpha1.OrgMirror) {
+		m.Spec.Schedule = registryv1alpha1.MirrorSchedule{Cron: expression}
+	}
 }
 
 func onlyTags(matches ...registryv1alpha1.TagMatch) mirrorChange {
