@@ -67,6 +67,9 @@ type Config struct {
 	AuditArchive string
 	// AuditForward are the receivers of the audit log's entries (see forward.ParseTarget).
 	AuditForward []string
+	// MirrorAllowNetworks are the addresses that mirrors may reach although they are loopback, link-local, private or
+	// otherwise not public (see mirror.Networks).
+	MirrorAllowNetworks []netip.Prefix
 	// Logger is slog.Default if nil.
 	Logger *slog.Logger
 }
@@ -101,6 +104,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.Var((*days)(&c.AuditRetention), "audit-retention", "how long entries of the audit log are kept before they are archived and pruned, such as 400d or 9600h; 0 keeps them for ever")
 	flags.StringVar(&c.AuditArchive, "audit-archive", c.AuditArchive, "where entries of the audit log go before they are pruned: a directory, or s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]")
 	flags.StringSliceVar(&c.AuditForward, "audit-forward", c.AuditForward, "receivers of the audit log's entries, comma-separated or repeated: stdout, https://host/path#secret-file=PATH for a signed webhook, otlp+https://host:port[#secret-file=PATH] for OTLP")
+	flags.Var((*prefixes)(&c.MirrorAllowNetworks), "mirror-allow-networks", "addresses or networks, comma-separated, that mirrors may reach although they are private, loopback or link-local")
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }
 

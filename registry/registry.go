@@ -20,6 +20,7 @@ import (
 	"github.com/tidelock/tidelock/registry/gc"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
+	"github.com/tidelock/tidelock/registry/mirror"
 	"github.com/tidelock/tidelock/registry/ociapi"
 )
 
@@ -38,7 +39,8 @@ type Registry struct {
 	// directory is watched for room on its disk; nil if everything is kept elsewhere.
 	directory *fs.Directory
 	// gc is nil if garbage is not collected.
-	gc *gc.Collector
+	gc      *gc.Collector
+	mirrors *mirror.Engine
 	// background is other work that goes on until the registry drains.
 	background []func(context.Context) error
 
@@ -128,6 +130,9 @@ func New(cfg Config) (_ *Registry, err error) {
 		r.gc = gc.New(gc.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Interval: cfg.GC.Interval})
 		metrics.gatherer.MustRegister(r.gc.Metrics()...)
 	}
+	r.mirrors = mirror.New(mirror.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Networks: cfg.MirrorAllowNetworks})
+	metrics.gatherer.MustRegister(r.mirrors.Metrics()...)
+	r.background = append(r.background, r.mirrors.Run)
 	if err := errors.Join(r.forwardLog(cfg, metrics), r.pruneLog(cfg, metrics)); err != nil {
 		return nil, err
 	}

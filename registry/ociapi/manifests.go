@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/manifest"
 )
 
 // getManifest serves the exact bytes that were pushed, or 304 to whom has them. Accept is not looked at: a registry that
@@ -66,7 +67,7 @@ func (a *API) putManifest(r *request) (answer, error) {
 			return answer{}, r.Context().Err()
 		}
 	}
-	m, foreign, err := parseManifest(r.Header.Get("Content-Type"), content)
+	m, err := manifest.Parse(r.Header.Get("Content-Type"), content)
 	if err != nil {
 		return answer{}, err
 	}
@@ -78,7 +79,7 @@ func (a *API) putManifest(r *request) (answer, error) {
 	if ref.Digest != "" && m.Digest != ref.Digest {
 		return answer{}, domain.Errorf(domain.CodeDigestInvalid, "the manifest's digest is %s, not %s", m.Digest, ref.Digest)
 	}
-	for _, d := range foreign {
+	for _, d := range m.Foreign {
 		switch _, err := a.core.Blob(r.Context(), r.name, d); domain.CodeOf(err) {
 		case "":
 			m.Blobs = append(m.Blobs, d)
@@ -88,7 +89,7 @@ func (a *API) putManifest(r *request) (answer, error) {
 		}
 	}
 	result, err := a.core.PutManifest(r.Context(), r.identity.Caller, r.name, core.Push{
-		Reference: ref, Tags: tags, Manifest: m, Create: r.create(), Precondition: precondition(r.Header),
+		Reference: ref, Tags: tags, Manifest: m.Manifest, Create: r.create(), Precondition: precondition(r.Header),
 	})
 	if err != nil {
 		return answer{}, err

@@ -3,6 +3,8 @@ package ociapi
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/manifest"
 )
 
 // put is a manifest's PUT; contentType may be empty.
@@ -24,6 +27,26 @@ func put(reference, contentType, body string) exchange {
 		e.header = map[string]string{"Content-Type": contentType}
 	}
 	return e
+}
+
+// fill makes a manifest longer, up to a size, by white space.
+func fill(text string, size int) string {
+	return text[:len(text)-1] + strings.Repeat(" ", size-len(text)) + "}"
+}
+
+// checkStream sends a body whose length is not announced.
+func checkStream(h *harness, e exchange, body io.Reader) {
+	GinkgoHelper()
+	r := httptest.NewRequest(e.method, e.path, body)
+	r.ContentLength = -1
+	r.SetBasicAuth("admin", "")
+	for name, value := range e.header {
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	Expect(w.Body.String()).To(Equal(e.answer))
+	Expect(w.Code).To(Equal(e.status))
 }
 
 var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
@@ -75,11 +98,11 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		Entry("an index of an index", put("nested", indexType, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, indexType, describe(indexType, index)))),
 		Entry("a BuildKit cache, an index of layers", put("cache", indexType, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s,%s]}`, indexType,
 			describe(layerType, layer), describe("application/vnd.buildkit.cacheconfig.v0", config)))),
-		Entry("a foreign layer that was not pushed", put("windows", dockerManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, dockerManifest,
+		Entry("a foreign layer that was not pushed", put("windows", manifest.DockerManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, manifest.DockerManifest,
 			describe("application/vnd.docker.container.image.v1+json", config), describe("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "far away")))),
-		Entry("Docker's schema 2", put("docker", dockerManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, dockerManifest,
+		Entry("Docker's schema 2", put("docker", manifest.DockerManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, manifest.DockerManifest,
 			describe("application/vnd.docker.container.image.v1+json", config), describe("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)))),
-		Entry("Docker's manifest list", put("docker-list", dockerManifestList, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, dockerManifestList, describe(imageType, image)))),
+		Entry("Docker's manifest list", put("docker-list", manifest.DockerManifestList, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, manifest.DockerManifestList, describe(imageType, image)))),
 		Entry("the largest", put("large", imageType, fill(imageManifest("application/vnd.oci.image.config.v1+json", config), domain.MaxManifest))),
 	)
 
@@ -95,11 +118,11 @@ var _ = Describe("manifests", Ordered, ContinueOnFailure, func() {
 		Entry("a malformed media type", put("v1", "a/b/c", image), 400, "MANIFEST_INVALID", `Content-Type "a/b/c" is malformed`),
 		Entry("an unknown media type", put("v1", "application/json", `{"schemaVersion":2}`), 400, "MANIFEST_INVALID",
 			`media type "application/json" is not supported; use an OCI image manifest or index, or a Docker schema 2 manifest or manifest list (artifacts are OCI image manifests with an artifactType)`),
-		Entry("schema 1", put("v1", dockerSchema1JWS, `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
+		Entry("schema 1", put("v1", manifest.DockerSchema1JWS, `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
 			"Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests"),
 		Entry("schema 1 without Content-Type", put("v1", "", `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
 			"Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests"),
-		Entry("schema 1 unsigned", put("v1", dockerSchema1, `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
+		Entry("schema 1 unsigned", put("v1", manifest.DockerSchema1, `{"schemaVersion":1,"name":"team-a/app"}`), 400, "MANIFEST_INVALID",
 			"Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests"),
 		Entry("what is no UTF-8", put("v1", imageType, "{\"a\":\"\xff\"}"), 400, "MANIFEST_INVALID", "the manifest is not acceptable JSON: it is not UTF-8"),
 		Entry("an artifact type that never ends", put("v1", imageType, imageWith(`"artifactType":"`+strings.Repeat("a", 256)+`",`, "a/b", config)), 400, "MANIFEST_INVALID",

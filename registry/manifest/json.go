@@ -1,4 +1,4 @@
-package ociapi
+package manifest
 
 import (
 	"bytes"

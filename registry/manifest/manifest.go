@@ -1,4 +1,5 @@
-package ociapi
+// Package manifest reads manifests: as strictly as somebody must on whose reading a deletion or a lock depends. It is pure.
+package manifest
 
 import (
 	"cmp"
@@ -17,10 +18,10 @@ import (
 // Docker's media types of manifests
 // (https://github.com/distribution/distribution/blob/main/docs/content/spec/manifest-v2-2.md).
 const (
-	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerSchema1      = "application/vnd.docker.distribution.manifest.v1+json"
-	dockerSchema1JWS   = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	DockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	DockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	DockerSchema1      = "application/vnd.docker.distribution.manifest.v1+json"
+	DockerSchema1JWS   = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
 // foreignLayers are the media types of layers that clients fetch from elsewhere, and so need not push.
@@ -32,62 +33,81 @@ var foreignLayers = []string{
 	"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
 }
 
-// manifestFields is what the registry reads of a manifest; the rest is the clients' own. Pointers tell an absent field
-// from an empty one.
-type manifestFields struct {
+// fields is what the registry reads of a manifest; the rest is the clients' own. Pointers tell an absent field from an
+// empty one.
+type fields struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
 	ArtifactType  string            `json:"artifactType"`
-	Config        *descriptor       `json:"config"`
-	Layers        *[]descriptor     `json:"layers"`
-	Manifests     *[]descriptor     `json:"manifests"`
-	Subject       *descriptor       `json:"subject"`
+	Config        *Descriptor       `json:"config"`
+	Layers        *[]Descriptor     `json:"layers"`
+	Manifests     *[]Descriptor     `json:"manifests"`
+	Subject       *Descriptor       `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
 }
 
-type descriptor struct {
-	MediaType string        `json:"mediaType"`
-	Digest    digest.Digest `json:"digest"`
-	Size      int64         `json:"size"`
+// Descriptor is what a manifest says of something that it refers to.
+type Descriptor struct {
+	MediaType   string            `json:"mediaType"`
+	Digest      digest.Digest     `json:"digest"`
+	Size        int64             `json:"size"`
+	Platform    *Platform         `json:"platform"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+// Platform is what an index says of the platform of one of its manifests.
+type Platform struct {
+	OS           string `json:"os"`
+	Architecture string `json:"architecture"`
+	Variant      string `json:"variant"`
+}
+
+// Manifest is a manifest that was read.
+type Manifest struct {
+	// The digest is left to whoever knows by which algorithm it goes.
+	domain.Manifest
+	// Foreign are the blobs that need not be in the repository, but belong to the manifest where they are.
+	Foreign []digest.Digest
+	// Descriptors are those of Blobs and Children, as the manifest has them.
+	Descriptors []Descriptor
 }
 
 func invalid(format string, args ...any) error {
 	return domain.Errorf(domain.CodeManifestInvalid, format, args...)
 }
 
-// parseManifest reads a manifest and checks all that can be checked without the repository. The digest is left to the
-// caller. Foreign are the blobs that need not be in the repository, but belong to the manifest where they are.
-func parseManifest(contentType string, content []byte) (m domain.Manifest, foreign []digest.Digest, err error) {
+// Parse reads a manifest and checks all that can be checked without its repository.
+func Parse(contentType string, content []byte) (m Manifest, err error) {
 	if err := checkJSON(content); err != nil {
-		return m, nil, invalid("the manifest is not acceptable JSON: %v", err)
+		return m, invalid("the manifest is not acceptable JSON: %v", err)
 	}
-	var fields manifestFields
-	if err := json.Unmarshal(content, &fields); err != nil {
-		return m, nil, formError(err)
+	var f fields
+	if err := json.Unmarshal(content, &f); err != nil {
+		return m, formError(err)
 	}
-	mediaType, err := manifestType(contentType, fields)
+	mediaType, err := typeOf(contentType, f)
 	if err != nil {
-		return m, nil, err
+		return m, err
 	}
-	if err := checkMediaType("artifactType", fields.ArtifactType); err != nil {
-		return m, nil, err
+	if err := checkMediaType("artifactType", f.ArtifactType); err != nil {
+		return m, err
 	}
-	m = domain.Manifest{MediaType: mediaType, Size: int64(len(content)), Content: content, Annotations: fields.Annotations, ArtifactType: fields.ArtifactType}
-	if fields.SchemaVersion != 2 {
-		return m, nil, invalid("schemaVersion is %d; it must be 2", fields.SchemaVersion)
+	m.Manifest = domain.Manifest{MediaType: mediaType, Size: int64(len(content)), Content: content, Annotations: f.Annotations, ArtifactType: f.ArtifactType}
+	if f.SchemaVersion != 2 {
+		return m, invalid("schemaVersion is %d; it must be 2", f.SchemaVersion)
 	}
 	switch mediaType {
-	case ocispec.MediaTypeImageManifest, dockerManifest:
-		foreign, err = readImage(&m, fields)
+	case ocispec.MediaTypeImageManifest, DockerManifest:
+		err = m.readImage(f)
 	default:
 		m.Index = true
-		err = readIndex(&m, fields)
+		err = m.readIndex(f)
 	}
-	if err == nil && fields.Subject != nil && (mediaType == ocispec.MediaTypeImageManifest || mediaType == ocispec.MediaTypeImageIndex) {
-		m.Subject = fields.Subject.Digest
-		err = fields.Subject.check("subject")
+	if err == nil && f.Subject != nil && (mediaType == ocispec.MediaTypeImageManifest || mediaType == ocispec.MediaTypeImageIndex) {
+		m.Subject = f.Subject.Digest
+		err = f.Subject.check("subject")
 	}
-	return m, foreign, err
+	return m, err
 }
 
 // formError says why a text is no manifest, without repeating the text.
@@ -99,9 +119,9 @@ func formError(err error) error {
 	return invalid("the manifest does not have the form of one: %v", err)
 }
 
-// manifestType finds the one media type on which header and body agree. Were they to differ, clients that look at the
+// typeOf finds the one media type on which header and body agree. Were they to differ, clients that look at the
 // one would see another thing than clients that look at the other.
-func manifestType(contentType string, fields manifestFields) (string, error) {
+func typeOf(contentType string, f fields) (string, error) {
 	declared := ""
 	if contentType != "" {
 		var err error
@@ -109,9 +129,9 @@ func manifestType(contentType string, fields manifestFields) (string, error) {
 			return "", invalid("Content-Type %s is malformed", domain.Quote(contentType))
 		}
 	}
-	mediaType := fields.MediaType
+	mediaType := f.MediaType
 	switch {
-	case declared == dockerSchema1 || declared == dockerSchema1JWS || mediaType == dockerSchema1 || (declared == "" && fields.SchemaVersion == 1):
+	case declared == DockerSchema1 || declared == DockerSchema1JWS || mediaType == DockerSchema1 || (declared == "" && f.SchemaVersion == 1):
 		return "", invalid("Docker's image manifest schema 1 is not supported; push the image again with a client that writes schema 2 or OCI manifests")
 	case declared == "" && mediaType == "":
 		return "", invalid("neither the Content-Type header nor the manifest's mediaType says what the manifest is")
@@ -123,8 +143,8 @@ func manifestType(contentType string, fields manifestFields) (string, error) {
 	switch mediaType {
 	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex:
 		return mediaType, nil
-	case dockerManifest, dockerManifestList:
-		if fields.MediaType == "" {
+	case DockerManifest, DockerManifestList:
+		if f.MediaType == "" {
 			return "", invalid("a manifest of Docker's schema 2 must have its mediaType")
 		}
 		return mediaType, nil
@@ -133,59 +153,61 @@ func manifestType(contentType string, fields manifestFields) (string, error) {
 }
 
 // readImage takes over what an image manifest refers to.
-func readImage(m *domain.Manifest, fields manifestFields) (foreign []digest.Digest, err error) {
-	if fields.Manifests != nil {
-		return nil, invalid("a manifest of type %s must not have manifests", m.MediaType)
+func (m *Manifest) readImage(f fields) error {
+	if f.Manifests != nil {
+		return invalid("a manifest of type %s must not have manifests", m.MediaType)
 	}
-	if fields.Config == nil || fields.Layers == nil {
-		return nil, invalid("a manifest of type %s must have a config and layers", m.MediaType)
+	if f.Config == nil || f.Layers == nil {
+		return invalid("a manifest of type %s must have a config and layers", m.MediaType)
 	}
-	if err := fields.Config.check("config"); err != nil {
-		return nil, err
+	if err := f.Config.check("config"); err != nil {
+		return err
 	}
 	if m.ArtifactType == "" {
-		m.ArtifactType = fields.Config.MediaType
+		m.ArtifactType = f.Config.MediaType
 	}
-	m.Blobs = append(m.Blobs, fields.Config.Digest)
-	for _, layer := range *fields.Layers {
+	m.Blobs = append(m.Blobs, f.Config.Digest)
+	for _, layer := range *f.Layers {
 		if err := layer.check("layer"); err != nil {
-			return nil, err
+			return err
 		}
 		if slices.Contains(foreignLayers, layer.MediaType) {
-			foreign = append(foreign, layer.Digest)
+			m.Foreign = append(m.Foreign, layer.Digest)
 		} else {
 			m.Blobs = append(m.Blobs, layer.Digest)
 		}
 	}
-	m.Blobs = distinct(m.Blobs)
-	return distinct(foreign), nil
+	m.Descriptors = append(*f.Layers, *f.Config)
+	m.Blobs, m.Foreign = distinct(m.Blobs), distinct(m.Foreign)
+	return nil
 }
 
 // readIndex takes over what an index refers to. BuildKit's cache export puts layers into an index, so that what has no
 // manifest's type is a blob.
-func readIndex(m *domain.Manifest, fields manifestFields) error {
-	if fields.Config != nil || fields.Layers != nil {
+func (m *Manifest) readIndex(f fields) error {
+	if f.Config != nil || f.Layers != nil {
 		return invalid("a manifest of type %s must not have a config or layers", m.MediaType)
 	}
-	if fields.Manifests == nil {
+	if f.Manifests == nil {
 		return invalid("a manifest of type %s must have manifests", m.MediaType)
 	}
-	for _, child := range *fields.Manifests {
+	for _, child := range *f.Manifests {
 		if err := child.check("manifest"); err != nil {
 			return err
 		}
 		switch child.MediaType {
-		case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerManifestList, dockerSchema1, dockerSchema1JWS:
+		case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, DockerManifest, DockerManifestList, DockerSchema1, DockerSchema1JWS:
 			m.Children = append(m.Children, child.Digest)
 		default:
 			m.Blobs = append(m.Blobs, child.Digest)
 		}
 	}
+	m.Descriptors = *f.Manifests
 	m.Children, m.Blobs = distinct(m.Children), distinct(m.Blobs)
 	return nil
 }
 
-func (d descriptor) check(what string) error {
+func (d Descriptor) check(what string) error {
 	if d.MediaType == "" {
 		return invalid("a %s has no mediaType", what)
 	}

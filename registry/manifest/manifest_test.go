@@ -1,38 +1,53 @@
-package ociapi
+package manifest
 
 import (
 	"fmt"
-	"io"
-	"net/http/httptest"
 	"strings"
+	"testing"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// fill makes a manifest longer, up to a size, by white space.
-func fill(manifest string, size int) string {
-	return manifest[:len(manifest)-1] + strings.Repeat(" ", size-len(manifest)) + "}"
+func TestManifest(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "registry/manifest")
 }
 
-// checkStream sends a body whose length is not announced.
-func checkStream(h *harness, e exchange, body io.Reader) {
-	GinkgoHelper()
-	r := httptest.NewRequest(e.method, e.path, body)
-	r.ContentLength = -1
-	r.SetBasicAuth("admin", "")
-	for name, value := range e.header {
-		r.Header.Set(name, value)
+const (
+	imageType = ocispec.MediaTypeImageManifest
+	indexType = ocispec.MediaTypeImageIndex
+	layerType = ocispec.MediaTypeImageLayer
+
+	layer  = "0123456789abcdef"
+	config = `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`
+)
+
+var (
+	image = imageWith("", ocispec.MediaTypeImageConfig, config, layer)
+	index = fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, indexType, describe(imageType, image))
+)
+
+// sha is the digest of a text as clients write it.
+func sha(content string) string { return digest.FromString(content).String() }
+
+func describe(mediaType, content string) string {
+	return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, mediaType, sha(content), len(content))
+}
+
+// imageWith makes an image manifest with more fields, each ending in a comma.
+func imageWith(more, configType, config string, layers ...string) string {
+	list := make([]string, len(layers))
+	for i, l := range layers {
+		list[i] = describe(layerType, l)
 	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	Expect(w.Body.String()).To(Equal(e.answer))
-	Expect(w.Code).To(Equal(e.status))
+	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,%s"config":%s,"layers":[%s]}`, imageType, more, describe(configType, config), strings.Join(list, ","))
 }
 
-var _ = DescribeTable("parseManifest refuses", func(manifest, message string) {
-	_, _, err := parseManifest("", []byte(manifest))
+var _ = DescribeTable("a manifest is refused for", func(manifest, message string) {
+	_, err := Parse("", []byte(manifest))
 	Expect(err).To(MatchError(message))
 },
 	Entry("a list", `[]`, "the manifest does not have the form of one: it cannot be a JSON array"),
@@ -64,9 +79,9 @@ var _ = DescribeTable("parseManifest refuses", func(manifest, message string) {
 		`a subject has no valid digest: digest "x" is invalid: use sha256:<64 hex digits> or sha512:<128 hex digits>`),
 )
 
-var _ = Describe("parseManifest", func() {
+var _ = Describe("a manifest", func() {
 	It("reads what an image refers to, as sets", func() {
-		m, foreign, err := parseManifest("", []byte(imageWith(`"artifactType":"application/vnd.example","subject":`+describe(imageType, "s")+`,"annotations":{"Digest":"mine"},`, "a/config", config, layer, "other", layer)))
+		m, err := Parse("", []byte(imageWith(`"artifactType":"application/vnd.example","subject":`+describe(imageType, "s")+`,"annotations":{"Digest":"mine"},`, "a/config", config, layer, "other", layer)))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(m.MediaType).To(Equal(imageType))
 		Expect(m.ArtifactType).To(Equal("application/vnd.example"))
@@ -74,26 +89,37 @@ var _ = Describe("parseManifest", func() {
 		Expect(m.Annotations).To(Equal(map[string]string{"Digest": "mine"}))
 		Expect(m.Blobs).To(ConsistOf(digest.FromString(config), digest.FromString(layer), digest.FromString("other")))
 		Expect(m.Children).To(BeEmpty())
-		Expect(foreign).To(BeEmpty())
+		Expect(m.Foreign).To(BeEmpty())
 	})
 	It("takes the config's type for the artifact type of an image without one", func() {
-		m, _, err := parseManifest("", []byte(image))
+		m, err := Parse("", []byte(image))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(m.ArtifactType).To(Equal("application/vnd.oci.image.config.v1+json"))
 	})
 	It("tells manifests and other things in an index apart", func() {
-		m, _, err := parseManifest("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s,%s,%s]}`, indexType,
-			describe(dockerManifest, "a"), describe(layerType, "b"), describe(indexType, "c"))))
+		m, err := Parse("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s,%s,%s]}`, indexType,
+			describe(DockerManifest, "a"), describe(layerType, "b"), describe(indexType, "c"))))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(m.Children).To(ConsistOf(digest.FromString("a"), digest.FromString("c")))
 		Expect(m.Blobs).To(ConsistOf(digest.FromString("b")))
 		Expect(m.ArtifactType).To(BeEmpty())
 	})
 	It("keeps foreign layers apart", func() {
-		m, foreign, err := parseManifest("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, imageType,
+		m, err := Parse("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, imageType,
 			describe("a/config", config), describe("application/vnd.oci.image.layer.nondistributable.v1.tar", layer))))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(m.Blobs).To(ConsistOf(digest.FromString(config)))
-		Expect(foreign).To(ConsistOf(digest.FromString(layer)))
+		Expect(m.Foreign).To(ConsistOf(digest.FromString(layer)))
+	})
+	It("keeps the descriptors", func() {
+		m, err := Parse("", []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":5,"platform":{"os":"linux","architecture":"arm","variant":"v7"},"annotations":{"a":"b"}}]}`,
+			indexType, imageType, sha("child"))))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.Descriptors).To(ConsistOf(Descriptor{
+			MediaType: imageType, Digest: digest.FromString("child"), Size: 5, Platform: &Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, Annotations: map[string]string{"a": "b"},
+		}))
+		m, err = Parse("", []byte(image))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.Descriptors).To(HaveLen(2))
 	})
 })
