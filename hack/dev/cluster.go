@@ -54,7 +54,7 @@ func startInCluster(ctx context.Context, s settings, p *processes, password stri
 		return err
 	}
 	err = step("samples (config/samples)", func() error {
-		manifests, err := k.render(ctx, s, "samples")
+		manifests, err := renderSamples(ctx, s, k)
 		if err != nil {
 			return err
 		}
