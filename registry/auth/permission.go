@@ -109,6 +109,12 @@ const (
 	// PolicyWrite makes, changes, deletes, releases and adopts immutability policies.
 	PolicyWrite Permission = "policy:write"
 
+	// MirrorRead reads the mirror of an organization, and what it has found upstream.
+	MirrorRead Permission = "mirror:read"
+	// MirrorWrite makes, changes, deletes and adopts the mirror of an organization, begins and cancels its syncs, and tries
+	// upstreams.
+	MirrorWrite Permission = "mirror:write"
+
 	// LogsRead reads the audit log of an organization or repository.
 	LogsRead Permission = "logs:read"
 	// SuperuserLogs reads the audit log of everything.
@@ -160,6 +166,8 @@ var table = map[Permission][]Role{
 	TagManage:          {RoleOrganizationAdmin, RoleSuperuser},
 	PolicyRead:         {RoleOrganizationAdmin, RoleSuperuser},
 	PolicyWrite:        {RoleOrganizationAdmin, RoleSuperuser},
+	MirrorRead:         {RoleOrganizationAdmin, RoleSuperuser},
+	MirrorWrite:        {RoleOrganizationAdmin, RoleSuperuser},
 	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
 	SuperuserLogs:      {RoleSuperuser},
 	LogsProve:          {RoleSuperuser, RoleOperator},

@@ -57,6 +57,8 @@ var _ = Describe("The permission table", func() {
 		Entry("removing locks to admins who are people", auth.TagManage, true, "superuser", "admin"),
 		Entry("policies to admins who are people", auth.PolicyWrite, true, "superuser", "admin"),
 		Entry("policies to admins who are people", auth.PolicyWrite, false, "superuser", "admin"),
+		Entry(nil, auth.MirrorRead, false, "superuser", "admin"),
+		Entry(nil, auth.MirrorWrite, false, "superuser", "admin"),
 		Entry(nil, auth.PolicyRead, true, "superuser", "admin"),
 		Entry(nil, auth.LogsRead, false, "superuser", "admin"),
 		Entry(nil, auth.SuperuserLogs, false, "superuser"),

@@ -44,6 +44,11 @@ type registry struct {
 	client    *client.Client
 }
 
+// open is a guard that lets mirrors reach everything.
+type open struct{}
+
+func (open) CheckHost(context.Context, string) error { return nil }
+
 func newRegistry() *registry {
 	GinkgoHelper()
 	dir := GinkgoT().TempDir()
@@ -59,7 +64,7 @@ func newRegistry() *registry {
 	authenticator, err := auth.New(auth.Options{OperatorTokenFile: r.tokenFile, Logger: logger})
 	Expect(err).NotTo(HaveOccurred())
 	mux := http.NewServeMux()
-	mux.Handle(mgmtapi.Prefix, mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Logger: logger}))
+	mux.Handle(mgmtapi.Prefix, mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Guard: open{}, Logger: logger}))
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, q *http.Request) {
 		if r.core.Ready(q.Context()) != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -107,6 +112,23 @@ func policy(change ...func(*openapi.ManagedPolicy)) openapi.ManagedPolicy {
 		f(&p)
 	}
 	return p
+}
+
+// mirror is what an OrgMirror of the namespace team-a declares.
+func mirror(change ...func(*openapi.ManagedMirror)) openapi.ManagedMirror {
+	m := openapi.ManagedMirror{
+		Cluster: "cluster-1", UID: "uid-1", Generation: 1, Organization: "team-a",
+		Spec: openapi.MirrorSpec{
+			Source:    openapi.MirrorSource{Type: domain.UpstreamHarbor, URL: "https://harbor.example.com", Namespace: "library"},
+			Referrers: domain.ReferrersCopy, Schedule: openapi.MirrorSchedule{IntervalSeconds: 3600}, Visibility: domain.Private,
+			OnConflict: domain.ConflictSkip, Prune: domain.PruneNever, TimeoutSeconds: 600, Concurrency: 4,
+		},
+		Claim: openapi.Claim{NamespaceUID: "namespace-1", Organizations: []string{"team-a"}},
+	}
+	for _, f := range change {
+		f(&m)
+	}
+	return m
 }
 
 var _ = Describe("The client of a real registry", func() {
@@ -200,6 +222,51 @@ var _ = Describe("The client of a real registry", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.Policy.DeleteAt).NotTo(BeNil())
 		Expect(r.client.DeletePolicy(ctx, "team-a", "nothing", "cluster-1", "uid-1")).To(Succeed(), "a no-op")
+	})
+
+	It("brings a mirror, follows its syncs, and ends it", func(ctx SpecContext) {
+		Expect(r.client.Synced(ctx, "cluster-1", nil)).To(Succeed())
+		_, err := r.client.GetOrgMirror(ctx, "team-a", "upstream")
+		Expect(client.IsNotFound(err)).To(BeTrue())
+		put, err := r.client.PutOrgMirror(ctx, "team-a", "upstream", mirror())
+		Expect(err).NotTo(HaveOccurred())
+		Expect(put.Organization).To(Equal("team-a"))
+		Expect(put.Manager).To(Equal(&openapi.Manager{Kind: "OrgMirror", Namespace: "team-a", Name: "upstream", UID: "uid-1"}))
+		Expect(put.Sync).To(BeNil())
+		again, err := r.client.PutOrgMirror(ctx, "team-a", "upstream", mirror())
+		Expect(err).NotTo(HaveOccurred())
+		Expect(again.UUID).To(Equal(put.UUID), "the same again changes nothing")
+
+		requested, err := r.client.PutOrgMirror(ctx, "team-a", "upstream", mirror(func(m *openapi.ManagedMirror) { m.RequestedAt = "now" }))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(requested.Requested).To(BeTrue())
+		claim, _, err := r.core.ClaimMirrorSync(ctx, "replica-1")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(r.core.FinishMirrorSync(ctx, claim, domain.SyncFailed, "the upstream is away", domain.MirrorFailure{Reason: "the upstream is away"})).To(Succeed())
+		status, err := r.client.GetOrgMirror(ctx, "team-a", "upstream")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(status.Failures).To(Equal(int64(1)))
+		Expect(status.RequestedAt).To(Equal("now"))
+		Expect(status.Sync.State).To(Equal(domain.SyncFailed))
+		Expect(status.Sync.Message).To(Equal("the upstream is away"))
+		Expect(status.Sync.Failures).To(Equal([]openapi.MirrorFailure{{Reason: "the upstream is away"}}))
+
+		_, err = r.client.PutOrgMirror(ctx, "team-a", "upstream", mirror(func(m *openapi.ManagedMirror) { m.Generation, m.Spec.Schedule.IntervalSeconds = 2, 1 }))
+		Expect(client.IsInvalid(err)).To(BeTrue(), "%v", err)
+		_, err = r.client.PutOrgMirror(ctx, "team-b", "upstream", mirror(func(m *openapi.ManagedMirror) {
+			m.UID, m.Claim = "uid-2", openapi.Claim{NamespaceUID: "namespace-2", Organizations: []string{"*"}}
+		}))
+		Expect(client.IsNotOwned(err)).To(BeTrue(), "%v", err)
+
+		intent := openapi.DeletionIntent{UID: "uid-1", User: "carol"}
+		Expect(r.client.NoteOrgMirrorDeletionIntent(ctx, "team-a", "upstream", intent)).To(Succeed())
+		Expect(r.client.NoteOrgMirrorDeletionIntent(ctx, "team-a", "nothing", intent)).To(Succeed(), "a no-op")
+		Expect(r.client.DeleteOrgMirror(ctx, "team-a", "upstream", "cluster-1", "another-uid")).To(Succeed(), "a no-op")
+		_, err = r.client.GetOrgMirror(ctx, "team-a", "upstream")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(r.client.DeleteOrgMirror(ctx, "team-a", "upstream", "cluster-1", "uid-1")).To(Succeed())
+		_, err = r.client.GetOrgMirror(ctx, "team-a", "upstream")
+		Expect(client.IsNotFound(err)).To(BeTrue())
 	})
 
 	It("classifies refusals", func(ctx SpecContext) {

@@ -423,9 +423,16 @@ func (c *Core) RegenerateRobot(ctx context.Context, caller domain.Caller, organi
 	return a, err
 }
 
-// DeleteRobot removes a robot with its token and permissions.
+// DeleteRobot removes a robot with its token and permissions. CONFLICT while the organization's mirror names it: the mirror
+// would go on without it, and nobody would be told.
 func (c *Core) DeleteRobot(ctx context.Context, caller domain.Caller, organization, short string) error {
 	return c.changeRobot(ctx, caller, organization, short, func(ch *change, robot domain.Account) error {
+		switch m, err := ch.Mirror(organization); {
+		case err == nil && m.Robot == robot.Name:
+			return domain.Errorf(domain.CodeConflict, "robot %s is that of the organization's mirror of %s; give the mirror another robot, or delete it, first", robot.Name, m.Source.URL)
+		case err != nil && !errors.Is(err, meta.ErrNotFound):
+			return err
+		}
 		ch.log(audit.KindDeleteRobot, subject{organization: organization}, audit.Metadata{"robot": robot.Name})
 		return ch.DeleteAccount(robot.ID)
 	})

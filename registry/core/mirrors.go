@@ -103,7 +103,8 @@ func (ch *change) logMirror(kind audit.Kind, m domain.Mirror, metadata audit.Met
 	ch.log(kind, subject{organization: m.Organization}, metadata)
 }
 
-// CreateMirror makes a mirror of an organization that exists; CONFLICT if it has one.
+// CreateMirror makes a mirror of an organization that exists; CONFLICT if it has one, MANAGED_BY_RESOURCE if that is a
+// Kubernetes object's.
 func (c *Core) CreateMirror(ctx context.Context, caller domain.Caller, organizationName string, spec domain.MirrorSpec, secrets domain.MirrorSecrets) (created domain.Mirror, err error) {
 	if spec, err = checkedMirror(spec); err != nil {
 		return created, err
@@ -114,6 +115,8 @@ func (c *Core) CreateMirror(ctx context.Context, caller domain.Caller, organizat
 			return err
 		}
 		switch m, err := ch.Mirror(o.Name); {
+		case err == nil && m.Manager != nil && !m.Orphaned && !m.Lost:
+			return managedMirrorError(m)
 		case err == nil:
 			return mirroredError(m)
 		case !errors.Is(err, meta.ErrNotFound):
@@ -136,9 +139,10 @@ type newMirror struct {
 
 func (c *Core) createMirror(ch *change, o domain.Organization, n newMirror) (domain.Mirror, error) {
 	m := domain.Mirror{
-		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, MirrorSpec: n.spec, Username: n.secrets.Username, HasPassword: hasPassword(n.secrets), Manager: n.manager,
+		UUID: uuid.NewString(), Organization: o.Name, OrganizationID: o.ID, MirrorSpec: n.spec, Manager: n.manager,
 		CreatedAt: ch.now, Requested: n.requestedAt != "" && !n.spec.Suspend, RequestedAt: n.requestedAt,
 	}
+	describeSecrets(&m, n.secrets)
 	if redacted(n.secrets) {
 		return m, domain.Errorf(domain.CodeInvalid, "%s is no secret, and there is none yet that it could stand for", domain.Redacted)
 	}
@@ -186,9 +190,15 @@ func (ch *change) checkMirrorRobot(m domain.Mirror, before string) error {
 // UpdateMirror replaces a mirror's spec and secrets. Secrets that are domain.Redacted stay as they are stored, unless they
 // would go to another server: INVALID. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE.
 func (c *Core) UpdateMirror(ctx context.Context, caller domain.Caller, organizationName string, spec domain.MirrorSpec, secrets domain.MirrorSecrets) (updated domain.Mirror, err error) {
-	if spec, err = checkedMirror(spec); err != nil {
-		return updated, err
-	}
+	return c.ChangeMirror(ctx, caller, organizationName, func(to *domain.MirrorSpec, with *domain.MirrorSecrets) error {
+		*to, *with = spec, secrets
+		return nil
+	})
+}
+
+// ChangeMirror is UpdateMirror for who knows only what is to be other: apply gets the stored spec and KeptSecrets, and
+// changes both. It runs in the transaction, perhaps more than once.
+func (c *Core) ChangeMirror(ctx context.Context, caller domain.Caller, organizationName string, apply func(*domain.MirrorSpec, *domain.MirrorSecrets) error) (updated domain.Mirror, err error) {
 	err = c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
 		m, err := mirrorOfOrganization(&ch.Reader, organizationName)
 		if err != nil {
@@ -197,10 +207,31 @@ func (c *Core) UpdateMirror(ctx context.Context, caller domain.Caller, organizat
 		if m.Manager != nil {
 			return managedMirrorError(m)
 		}
+		spec, secrets := m.MirrorSpec, m.KeptSecrets()
+		if err := apply(&spec, &secrets); err != nil {
+			return err
+		}
+		if spec, err = checkedMirror(spec); err != nil {
+			return err
+		}
 		updated, err = c.changeMirror(ch, m, spec, secrets, audit.Metadata{}, true)
 		return err
 	})
 	return updated, err
+}
+
+// MirrorSecrets puts stored secrets in the place of those that are domain.Redacted, for a try of a source. As for
+// UpdateMirror, they do not go to another server: INVALID.
+func (c *Core) MirrorSecrets(ctx context.Context, organizationName string, to domain.MirrorSource, given domain.MirrorSecrets) (secrets domain.MirrorSecrets, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		m, err := mirrorOfOrganization(r, organizationName)
+		if err != nil {
+			return err
+		}
+		secrets, _, err = c.storedSecrets(r, m, to, given)
+		return err
+	})
+	return secrets, err
 }
 
 // changeMirror stores another spec and other secrets. Metadata is what the entry says beside what changed; if the change is
@@ -224,8 +255,9 @@ func (c *Core) changeMirror(ch *change, m meta.Mirror, spec domain.MirrorSpec, g
 	}
 	addMirrorChanges(metadata, before, spec)
 	if changed {
-		m.Username, m.HasPassword, metadata["credentials_changed"] = secrets.Username, hasPassword(secrets), true
-		if err := ch.SetMirrorSecrets(m.ID, m.Username, m.HasPassword, sealed); err != nil {
+		describeSecrets(&m.Mirror, secrets)
+		metadata["credentials_changed"] = true
+		if err := ch.SetMirrorSecrets(m.Mirror, sealed); err != nil {
 			return m.Mirror, err
 		}
 	}

@@ -198,8 +198,11 @@ func addMirrorChanges(metadata audit.Metadata, before, after domain.MirrorSpec) 
 	}
 }
 
-// hasPassword reports whether there is a secret for the upstream.
-func hasPassword(s domain.MirrorSecrets) bool { return s.Password != "" || s.Token != "" }
+// describeSecrets records of secrets what everybody may know of them.
+func describeSecrets(m *domain.Mirror, s domain.MirrorSecrets) {
+	m.Username, m.HasPassword = s.Username, s.Password != "" || s.Token != ""
+	m.HasProxyCredentials = s.ProxyUsername != "" || s.ProxyPassword != ""
+}
 
 // upstream are the secrets that the upstream gets, proxy those that a proxy gets.
 func upstream(s *domain.MirrorSecrets) []*string {
@@ -259,26 +262,32 @@ func (c *Core) openSecrets(uuid string, sealed []byte) (s domain.MirrorSecrets, 
 // keepSecrets puts stored secrets in the place of those that stand for them. It reports whether the secrets are others than
 // those that are stored, and returns them sealed then.
 func (c *Core) keepSecrets(ch *change, m meta.Mirror, spec domain.MirrorSpec, given domain.MirrorSecrets) (secrets domain.MirrorSecrets, sealed []byte, changed bool, err error) {
-	before, err := ch.MirrorSecrets(m.ID)
-	if err != nil {
-		return given, nil, false, err
-	}
-	stored, unknown := c.openSecrets(m.UUID, before)
-	if unknown != nil && redacted(given) {
-		return given, nil, false, &domain.Error{Code: domain.CodeUnavailable, Message: "the stored credentials cannot be read; give them again", Cause: unknown}
-	}
-	secrets = given
-	if err := keep(upstream(&secrets), upstream(&stored), sameUpstream(m.Source, spec.Source)); err != nil {
-		return given, nil, false, err
-	}
-	if err := keep(proxy(&secrets), proxy(&stored), m.Source.Proxy == spec.Source.Proxy); err != nil {
-		return given, nil, false, err
-	}
-	if unknown == nil && secrets == stored {
-		return secrets, nil, false, nil
+	secrets, changed, err = c.storedSecrets(&ch.Reader, m, spec.Source, given)
+	if err != nil || !changed {
+		return secrets, nil, false, err
 	}
 	sealed, err = c.sealSecrets(m.UUID, secrets)
 	return secrets, sealed, true, err
+}
+
+// storedSecrets puts stored secrets in the place of those that stand for them, for the source that they go to. It reports
+// whether the secrets are others than those that are stored.
+func (c *Core) storedSecrets(r *meta.Reader, m meta.Mirror, to domain.MirrorSource, given domain.MirrorSecrets) (secrets domain.MirrorSecrets, changed bool, err error) {
+	sealed, err := r.MirrorSecrets(m.ID)
+	if err != nil {
+		return given, false, err
+	}
+	stored, unknown := c.openSecrets(m.UUID, sealed)
+	if unknown != nil && redacted(given) {
+		return given, false, &domain.Error{Code: domain.CodeUnavailable, Message: "the stored credentials cannot be read; give them again", Cause: unknown}
+	}
+	secrets = given
+	if err := keep(upstream(&secrets), upstream(&stored), sameUpstream(m.Source, to)); err != nil {
+		return given, false, err
+	}
+	sameProxies := m.Source.Proxy.HTTP == to.Proxy.HTTP && m.Source.Proxy.HTTPS == to.Proxy.HTTPS
+	err = keep(proxy(&secrets), proxy(&stored), sameProxies)
+	return secrets, unknown != nil || secrets != stored, err
 }
 
 // keep puts stored secrets in the place of those that stand for them, if they may be kept.

@@ -170,9 +170,10 @@ type Mirror struct {
 	Organization   string
 	OrganizationID int64
 	MirrorSpec
-	// Username is the upstream's user, which is no secret. HasPassword tells whether there is a password or token.
-	Username    string
-	HasPassword bool
+	// Username is the upstream's user, which is no secret. HasPassword tells whether there is a password or token,
+	// HasProxyCredentials whether there are a user and password for the proxies.
+	Username                         string
+	HasPassword, HasProxyCredentials bool
 	// Manager is nil for a mirror made through the REST API.
 	Manager *ManagedBy
 	// Orphaned is true where the manager went away without deleting the mirror. It goes on.
@@ -192,6 +193,11 @@ type Mirror struct {
 	Last *MirrorSync
 	// LastSuccess is when the last sync that succeeded ended; zero if none did.
 	LastSuccess time.Time
+}
+
+// KeptSecrets are secrets that change nothing of those that are stored.
+func (m *Mirror) KeptSecrets() MirrorSecrets {
+	return MirrorSecrets{Username: m.Username, Password: Redacted, Token: Redacted, ProxyUsername: Redacted, ProxyPassword: Redacted}
 }
 
 // SyncState is the state of a sync.

@@ -88,7 +88,7 @@ func (r *Reader) OrganizationToFill(name string) (o domain.Organization, mirror 
 	return o, mirror, err
 }
 
-const mirrorQuery = `SELECT m.id, m.uuid, o.name, m.organization_id, m.spec, m.username, m.has_password,
+const mirrorQuery = `SELECT m.id, m.uuid, o.name, m.organization_id, m.spec, m.username, m.has_password, m.has_proxy_credentials,
 	m.manager_kind, m.manager_namespace, m.manager_name, m.manager_uid, m.manager_generation, m.manager_revision_claimed, m.orphaned, m.lost,
 	m.deletion_user, m.deletion_user_uid, m.deletion_told_at, m.created_at, m.requested, m.requested_at, m.next_sync, m.failures, m.last_success,
 	COALESCE(s.number, 0), COALESCE(s.state, ''), COALESCE(s.cause, ''), COALESCE(s.started_at, 0), COALESCE(s.finished_at, 0), COALESCE(s.progress, ''),
@@ -100,7 +100,7 @@ func scanMirror(row scanner) (m Mirror, err error) {
 	var last domain.MirrorSync
 	var spec, progress, failures, conflicts string
 	var told, created, next, success, started, finished int64
-	err = row.Scan(&m.ID, &m.UUID, &m.Organization, &m.OrganizationID, &spec, &m.Username, &m.HasPassword,
+	err = row.Scan(&m.ID, &m.UUID, &m.Organization, &m.OrganizationID, &spec, &m.Username, &m.HasPassword, &m.HasProxyCredentials,
 		&by.Kind, &by.Namespace, &by.Name, &by.UID, &by.Generation, &by.RevisionClaimed, &m.Orphaned, &m.Lost,
 		&m.DeletionIntent.User, &m.DeletionIntent.UserUID, &told, &created, &m.Requested, &m.RequestedAt, &next, &m.Failures, &success,
 		&last.Number, &last.State, &last.Trigger, &started, &finished, &progress,
@@ -192,9 +192,9 @@ func (tx *Tx) InsertMirror(m domain.Mirror, sealed []byte) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return tx.number(`INSERT INTO mirrors (uuid, organization_id, spec, url, robot, visibility, username, has_password, secrets, created_at, requested, requested_at, next_sync)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING id`,
-		m.UUID, m.OrganizationID, spec, m.Source.URL, m.Robot, string(m.Visibility), m.Username, m.HasPassword, sealed, toMicros(m.CreatedAt), m.Requested, m.RequestedAt, toMicros(m.NextSync))
+	return tx.number(`INSERT INTO mirrors (uuid, organization_id, spec, url, robot, visibility, username, has_password, has_proxy_credentials, secrets, created_at, requested, requested_at, next_sync)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id`,
+		m.UUID, m.OrganizationID, spec, m.Source.URL, m.Robot, string(m.Visibility), m.Username, m.HasPassword, m.HasProxyCredentials, sealed, toMicros(m.CreatedAt), m.Requested, m.RequestedAt, toMicros(m.NextSync))
 }
 
 // SetMirrorSpec stores a mirror's spec.
@@ -207,8 +207,9 @@ func (tx *Tx) SetMirrorSpec(id int64, spec domain.MirrorSpec) error {
 }
 
 // SetMirrorSecrets stores a mirror's sealed secrets, nil if there are none, with what everybody may know of them.
-func (tx *Tx) SetMirrorSecrets(id int64, username string, hasPassword bool, sealed []byte) error {
-	return tx.do(`UPDATE mirrors SET username = $2, has_password = $3, secrets = $4 WHERE id = $1`, id, username, hasPassword, sealed)
+func (tx *Tx) SetMirrorSecrets(m domain.Mirror, sealed []byte) error {
+	return tx.do(`UPDATE mirrors SET username = $2, has_password = $3, has_proxy_credentials = $4, secrets = $5 WHERE id = $1`,
+		m.ID, m.Username, m.HasPassword, m.HasProxyCredentials, sealed)
 }
 
 // ReplaceMirrorSecrets stores the same secrets under another key. It does nothing if they have changed meanwhile.

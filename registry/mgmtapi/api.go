@@ -31,6 +31,9 @@ type Authenticator interface {
 type Options struct {
 	Core          Core
 	Authenticator Authenticator
+	// Guard and Verifier are for mirrors. Without them calls that need them are 503.
+	Guard    MirrorGuard
+	Verifier MirrorVerifier
 	// Logger is slog.Default by default.
 	Logger *slog.Logger
 	// Now is the clock, time.Now by default.
@@ -44,6 +47,8 @@ type Options struct {
 type API struct {
 	core          Core
 	authenticator Authenticator
+	guard         MirrorGuard
+	verifier      MirrorVerifier
 	logger        *slog.Logger
 	now           func() time.Time
 	draining      context.Context
@@ -63,7 +68,8 @@ func New(options Options) *API {
 		options.Draining = context.Background()
 	}
 	return &API{
-		core: options.Core, authenticator: options.Authenticator, logger: options.Logger, now: options.Now,
+		core: options.Core, authenticator: options.Authenticator, guard: options.Guard, verifier: options.Verifier,
+		logger: options.Logger, now: options.Now,
 		draining: options.Draining, router: newRouter(routes), crossOrigin: http.NewCrossOriginProtection(),
 	}
 }

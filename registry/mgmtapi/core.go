@@ -18,6 +18,7 @@ type Core interface {
 	tags
 	retention
 	policies
+	mirrors
 	logs
 	evidence
 	identities
@@ -56,6 +57,23 @@ type policies interface {
 	Policies(ctx context.Context, scope core.Scope) ([]domain.Policy, error)
 	Policy(ctx context.Context, scope core.Scope, uuid string) (domain.Policy, error)
 	PolicyManagers(ctx context.Context, uuids []string) (map[string]*domain.ManagedBy, error)
+}
+
+type mirrors interface {
+	CreateMirror(ctx context.Context, caller domain.Caller, organization string, spec domain.MirrorSpec, secrets domain.MirrorSecrets) (domain.Mirror, error)
+	// ChangeMirror changes a mirror by apply, which begins with what is stored: the specification, the user name, and
+	// domain.Redacted for each secret, which stays so.
+	ChangeMirror(ctx context.Context, caller domain.Caller, organization string, apply func(*domain.MirrorSpec, *domain.MirrorSecrets) error) (domain.Mirror, error)
+	DeleteMirror(ctx context.Context, caller domain.Caller, organization string) error
+	AdoptMirror(ctx context.Context, caller domain.Caller, organization string) error
+	Mirror(ctx context.Context, organization string) (domain.Mirror, error)
+	// MirrorSecrets are secrets with what is stored in place of domain.Redacted, for a source to which they may be sent.
+	MirrorSecrets(ctx context.Context, organization string, to domain.MirrorSource, secrets domain.MirrorSecrets) (domain.MirrorSecrets, error)
+	RequestMirrorSync(ctx context.Context, caller domain.Caller, organization string) error
+	CancelMirrorSync(ctx context.Context, caller domain.Caller, organization string) error
+	MirrorRepositories(ctx context.Context, organization string, query core.MirrorRepositoriesQuery) ([]domain.MirrorRepository, int64, error)
+	// MirrorRepositoryCounts counts a mirror's repositories by state.
+	MirrorRepositoryCounts(ctx context.Context, organization string) (map[domain.SyncState]int64, error)
 }
 
 type logs interface {
@@ -118,6 +136,9 @@ type operatorProtocol interface {
 	PutManagedPolicy(ctx context.Context, caller domain.Caller, policy core.ManagedPolicy) (core.PolicyStatus, error)
 	ManagedPolicyStatus(ctx context.Context, kind, namespace, name string) (core.PolicyStatus, error)
 	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	PutManagedMirror(ctx context.Context, caller domain.Caller, mirror core.ManagedMirror) (domain.Mirror, error)
+	ManagedMirror(ctx context.Context, kind, namespace, name string) (domain.Mirror, error)
+	DeleteManagedMirror(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
 	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
 	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error

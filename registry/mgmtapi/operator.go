@@ -20,6 +20,32 @@ const (
 	maxWait   = 30 * time.Second
 )
 
+// manager is the Kubernetes object of the path.
+func (c *call) manager(kind, uid string) domain.ManagedBy {
+	return domain.ManagedBy{Kind: kind, Namespace: c.parameters["namespace"], Name: c.parameters["name"], UID: uid}
+}
+
+// claim is the ground on which the namespace of the path manages an organization.
+func (c *call) claim(body openapi.Claim) core.Claim {
+	claim := core.Claim{
+		Namespace:     domain.Owner{Namespace: c.parameters["namespace"], UID: body.NamespaceUID},
+		Organizations: body.Organizations,
+	}
+	if body.Gone != nil {
+		claim.Gone = &domain.Owner{Namespace: body.Gone.Namespace, UID: body.Gone.UID}
+	}
+	return claim
+}
+
+// applied is who applied an object, nobody if the body does not say.
+func applied(body *openapi.Applied) (domain.Applied, error) {
+	if body == nil {
+		return domain.Applied{}, nil
+	}
+	err := needed(field{"applied.user", body.User})
+	return domain.Applied{User: body.User, UserUID: body.UserUID, Generation: body.Generation}, err
+}
+
 func (a *API) putManagedPolicy(c *call) (answer, error) {
 	body, err := readBody[openapi.ManagedPolicy](c)
 	if err != nil {
@@ -34,31 +60,17 @@ func (a *API) putManagedPolicy(c *call) (answer, error) {
 		return answer{}, badField("generation", "%d is not a generation", body.Generation)
 	}
 	policy := core.ManagedPolicy{
-		Cluster: body.Cluster,
-		Manager: domain.ManagedBy{
-			Kind: kindPolicy, Namespace: c.parameters["namespace"], Name: c.parameters["name"], UID: body.UID, Generation: body.Generation,
-			RevisionClaimed: body.RevisionClaimed,
-		},
-		Rewound: body.Rewound,
-		Scope:   core.Scope{Organization: body.Organization, Repository: body.Repository},
+		Cluster: body.Cluster, Manager: c.manager(kindPolicy, body.UID), Rewound: body.Rewound,
+		Scope: core.Scope{Organization: body.Organization, Repository: body.Repository},
 		Spec: domain.PolicySpec{
 			TagPattern: body.TagPattern, TagPatternMatches: body.TagPatternMatches,
 			EnforcementMode: body.EnforcementMode, ReclaimPolicy: body.ReclaimPolicy,
 		},
-		Events: body.Events,
-		Claim: core.Claim{
-			Namespace:     domain.Owner{Namespace: c.parameters["namespace"], UID: body.Claim.NamespaceUID},
-			Organizations: body.Claim.Organizations,
-		},
+		Events: body.Events, Claim: c.claim(body.Claim),
 	}
-	if gone := body.Claim.Gone; gone != nil {
-		policy.Claim.Gone = &domain.Owner{Namespace: gone.Namespace, UID: gone.UID}
-	}
-	if applied := body.Applied; applied != nil {
-		if err := needed(field{"applied.user", applied.User}); err != nil {
-			return answer{}, err
-		}
-		policy.Applied = domain.Applied{User: applied.User, UserUID: applied.UserUID, Generation: applied.Generation}
+	policy.Manager.Generation, policy.Manager.RevisionClaimed = body.Generation, body.RevisionClaimed
+	if policy.Applied, err = applied(body.Applied); err != nil {
+		return answer{}, err
 	}
 	status, err := a.core.PutManagedPolicy(c.Context(), c.identity.Caller, policy)
 	if err != nil {
@@ -80,11 +92,14 @@ func (a *API) deleteManagedPolicy(c *call) (answer, error) {
 	if err := needed(field{"cluster", cluster}, field{"uid", uid}); err != nil {
 		return answer{}, err
 	}
-	manager := domain.ManagedBy{Kind: kindPolicy, Namespace: c.parameters["namespace"], Name: c.parameters["name"], UID: uid}
-	return noContent, a.core.DeleteManagedPolicy(c.Context(), c.identity.Caller, cluster, manager)
+	return noContent, a.core.DeleteManagedPolicy(c.Context(), c.identity.Caller, cluster, c.manager(kindPolicy, uid))
 }
 
 func (a *API) noteDeletionIntent(c *call) (answer, error) {
+	return a.noteIntent(c, kindPolicy)
+}
+
+func (a *API) noteIntent(c *call, kind string) (answer, error) {
 	body, err := readBody[openapi.DeletionIntent](c)
 	if err != nil {
 		return answer{}, err
@@ -92,8 +107,7 @@ func (a *API) noteDeletionIntent(c *call) (answer, error) {
 	if err := needed(field{"uid", body.UID}, field{"user", body.User}); err != nil {
 		return answer{}, err
 	}
-	manager := domain.ManagedBy{Kind: kindPolicy, Namespace: c.parameters["namespace"], Name: c.parameters["name"], UID: body.UID}
-	return noContent, a.core.NoteDeletionIntent(c.Context(), c.identity.Caller, manager, body.User, body.UserUID)
+	return noContent, a.core.NoteDeletionIntent(c.Context(), c.identity.Caller, c.manager(kind, body.UID), body.User, body.UserUID)
 }
 
 func (a *API) previewPolicy(c *call) (answer, error) {
@@ -194,7 +208,9 @@ func (a *API) followLog(c *call) (answer, error) {
 	}
 	for _, entry := range entries {
 		item := viewLogEntry(entry)
-		item.Manager = viewManager(managers[entry.Policy])
+		if item.Manager = viewManager(managers[entry.Policy]); item.Manager == nil {
+			item.Manager = managerOfMirror(entry)
+		}
 		segment.Entries = append(segment.Entries, item)
 	}
 	return ok(segment), nil
@@ -226,6 +242,19 @@ func (a *API) managers(ctx context.Context, entries []audit.View) (map[string]*d
 		return nil, nil
 	}
 	return a.core.PolicyManagers(ctx, uuids)
+}
+
+// managerOfMirror is the Kubernetes object that an entry about a mirror names, nil if it names none.
+func managerOfMirror(entry audit.View) *openapi.Manager {
+	manager, _ := entry.Metadata["managed_by"].(map[string]any)
+	if _, ok := entry.Metadata["mirror_uuid"]; !ok || manager == nil {
+		return nil
+	}
+	text := func(field string) string {
+		value, _ := manager[field].(string)
+		return value
+	}
+	return &openapi.Manager{Kind: text("kind"), Namespace: text("namespace"), Name: text("name"), UID: text("uid")}
 }
 
 // cursorName is the grammar of the names of the log's readers.

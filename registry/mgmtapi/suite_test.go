@@ -30,6 +30,7 @@ import (
 	"github.com/tidelock/tidelock/registry/meta/metatest"
 	"github.com/tidelock/tidelock/registry/mgmtapi"
 	"github.com/tidelock/tidelock/registry/openapi"
+	"github.com/tidelock/tidelock/registry/seal"
 )
 
 func TestMgmtAPI(t *testing.T) {
@@ -76,6 +77,9 @@ var _ = BeforeSuite(func() {
 	Expect(err).NotTo(HaveOccurred())
 	coreOptions.AuditKeys = audit.KeyFile(filepath.Join(dir, "audit.key"))
 	Expect(audit.EnsureKeyFile(string(coreOptions.AuditKeys))).To(Succeed())
+	secretKey := filepath.Join(dir, "secret.key")
+	Expect(seal.EnsureKeyFile(secretKey)).To(Succeed())
+	coreOptions.Sealer = seal.KeyFile(secretKey)
 })
 
 // clock is a time that tests move.
@@ -101,24 +105,26 @@ var beginning = time.Date(2026, time.March, 14, 15, 9, 26, 0, time.UTC)
 
 // registry is the API on a real core.
 type registry struct {
-	server *httptest.Server
-	core   *core.Core
-	auth   *auth.Authenticator
-	clock  *clock
+	server    *httptest.Server
+	core      *core.Core
+	auth      *auth.Authenticator
+	upstreams *upstreams
+	clock     *clock
+	log       *lines
 }
 
 func newRegistry(options core.Options) *registry {
 	GinkgoHelper()
-	logger := slog.New(slog.NewTextHandler(GinkgoWriter, nil))
+	r := &registry{upstreams: &upstreams{}, clock: &clock{now: beginning}, log: &lines{}}
+	logger := slog.New(slog.NewTextHandler(io.MultiWriter(GinkgoWriter, r.log), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	store, err := metatest.Open(GinkgoT().TempDir(), logger)
 	Expect(err).NotTo(HaveOccurred())
-	r := &registry{clock: &clock{now: beginning}}
 	options.Logger, options.Now = logger, r.clock.Now
 	r.core = core.New(store, options)
 	done := make(chan error, 1)
 	go func() { done <- r.core.Run(ctx) }()
-	r.server, r.auth = serveAccounts(r.core, r.core, r.clock.Now)
+	r.server, r.auth = serveAccounts(r.core, r.upstreams, r.core, logger, r.clock.Now)
 	DeferCleanup(func() {
 		r.server.Close()
 		cancel()
@@ -131,17 +137,44 @@ func newRegistry(options core.Options) *registry {
 // serve serves the API on any core to admin and the operator.
 func serve(core mgmtapi.Core, now func() time.Time) *httptest.Server {
 	GinkgoHelper()
-	server, _ := serveAccounts(core, nil, now)
+	return serveWith(core, &upstreams{}, now)
+}
+
+// serveWith serves the API on any core and engine of mirrors, or on none, to admin and the operator.
+func serveWith(core mgmtapi.Core, engine *upstreams, now func() time.Time) *httptest.Server {
+	GinkgoHelper()
+	server, _ := serveAccounts(core, engine, nil, slog.New(slog.NewTextHandler(GinkgoWriter, nil)), now)
 	return server
 }
 
-// serveAccounts serves the API on any core.
-func serveAccounts(core mgmtapi.Core, accounts auth.Accounts, now func() time.Time) (*httptest.Server, *auth.Authenticator) {
+// serveAccounts serves the API on any core and engine.
+func serveAccounts(core mgmtapi.Core, engine *upstreams, accounts auth.Accounts, logger *slog.Logger, now func() time.Time) (*httptest.Server, *auth.Authenticator) {
 	GinkgoHelper()
-	logger := slog.New(slog.NewTextHandler(GinkgoWriter, nil))
 	a, err := auth.New(auth.Options{Accounts: accounts, Logger: logger, Now: now})
 	Expect(err).NotTo(HaveOccurred())
-	return httptest.NewServer(mgmtapi.New(mgmtapi.Options{Core: core, Authenticator: authenticator{a}, Logger: logger, Now: now})), a
+	options := mgmtapi.Options{Core: core, Authenticator: authenticator{a}, Logger: logger, Now: now}
+	if engine != nil {
+		options.Guard, options.Verifier = engine, engine
+	}
+	return httptest.NewServer(mgmtapi.New(options)), a
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.String()
 }
 
 // response is an answer, read whole.
@@ -274,5 +307,5 @@ func (r *registry) policy(organization, pattern string) string {
 	return id.UUID
 }
 
-// coreOptions are the core's defaults, with a key that signs checkpoints.
+// coreOptions are the core's defaults, with keys that sign checkpoints and seal secrets.
 var coreOptions core.Options

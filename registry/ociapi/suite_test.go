@@ -85,7 +85,8 @@ func (users) Authenticate(r *http.Request) (auth.Identity, error) {
 	case name == "operator":
 		return auth.Identity{Caller: domain.Caller{Name: name, Kind: domain.CallerOperator}, Role: auth.RoleOperator}, nil
 	}
-	return auth.Identity{Caller: domain.Caller{Name: name, Kind: domain.CallerUser}, Role: auth.RoleSuperuser}, nil
+	kind, _ := domain.AccountKind(name)
+	return auth.Identity{Caller: domain.Caller{Name: name, Kind: kind}, Role: auth.RoleSuperuser}, nil
 }
 
 type clock struct {

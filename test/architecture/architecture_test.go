@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 	"registry/auth":                       {"registry/domain"},
 	"registry/openapi":                    {"registry/domain"},
 	"registry/ociapi":                     {"registry/domain", "registry/manifest", "registry/audit", "registry/blob", "registry/core", "registry/auth"},
-	"registry/mgmtapi":                    {"registry/domain", "registry/audit", "registry/history", "registry/core", "registry/auth", "registry/openapi"},
+	"registry/mgmtapi":                    {"registry/domain", "registry/selection", "registry/audit", "registry/history", "registry/core", "registry/auth", "registry/openapi"},
 	"registry/mirror":                     {"registry/domain", "registry/policy", "registry/selection", "registry/manifest", "registry/blob", "registry/core"},
 	"registry/gc":                         {"registry/domain", "registry/blob", "registry/core"},
 	"registry/fsck":                       {"registry/domain", "registry/blob", "registry/core"},
@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 	"registry/retention":                  {"registry/domain", "registry/audit", "registry/blob/s3", "registry/core"},
 	"registry/client":                     {"registry/domain", "registry/openapi"},
 	"registry":                            {"registry/domain", "registry/audit", "registry/blob", "registry/blob/fs", "registry/blob/s3", "registry/meta", "registry/meta/sqlite", "registry/meta/postgres", "registry/core", "registry/auth", "registry/gc", "registry/fsck", "registry/forward", "registry/retention", "registry/mirror", "registry/ociapi", "registry/mgmtapi"},
-	"api/v1alpha1":                        {"registry/domain", "registry/policy"},
+	"api/v1alpha1":                        {"registry/domain", "registry/policy", "registry/selection"},
 	"webhooks":                            {"api/v1alpha1", "registry/domain", "registry/policy", "registry/client", "registry/openapi"},
 	"controllers":                         {"api/v1alpha1", "registry/audit", "registry/domain", "registry/policy", "registry/client", "registry/openapi"},
 }

@@ -10,6 +10,7 @@ CREATE TABLE mirrors (
     visibility               TEXT    NOT NULL,
     username                 TEXT    NOT NULL,
     has_password             BOOLEAN NOT NULL,
+    has_proxy_credentials    BOOLEAN NOT NULL,
     secrets                  BLOB, -- sealed; NULL if there are none
     manager_kind             TEXT    NOT NULL DEFAULT '',
     manager_namespace        TEXT    NOT NULL DEFAULT '',
