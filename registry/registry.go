@@ -119,7 +119,9 @@ func New(cfg Config) (_ *Registry, err error) {
 			return nil, err
 		}
 	}
-	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Logger: r.logger, Draining: r.draining})
+	r.mirrors = mirror.New(mirror.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Networks: cfg.MirrorAllowNetworks})
+	r.background = append(r.background, r.mirrors.Run)
+	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Mirrors: r.mirrors, Logger: r.logger, Draining: r.draining})
 	metrics := newMetrics()
 	metrics.gatherer.MustRegister(r.core.Metrics()...)
 	metrics.gatherer.MustRegister(logMetrics(r.core)...)
@@ -130,9 +132,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		r.gc = gc.New(gc.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Interval: cfg.GC.Interval})
 		metrics.gatherer.MustRegister(r.gc.Metrics()...)
 	}
-	r.mirrors = mirror.New(mirror.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Networks: cfg.MirrorAllowNetworks})
 	metrics.gatherer.MustRegister(r.mirrors.Metrics()...)
-	r.background = append(r.background, r.mirrors.Run)
 	if err := errors.Join(r.forwardLog(cfg, metrics), r.pruneLog(cfg, metrics)); err != nil {
 		return nil, err
 	}

@@ -44,10 +44,12 @@ type registry struct {
 	client    *client.Client
 }
 
-// open is a guard that lets mirrors reach everything.
+// open lets mirrors reach everything, and finds it well.
 type open struct{}
 
-func (open) CheckHost(context.Context, string) error { return nil }
+func (open) CheckSource(context.Context, domain.MirrorSource) error { return nil }
+
+func (open) Verify(context.Context, domain.MirrorSpec, domain.MirrorSecrets) error { return nil }
 
 func newRegistry() *registry {
 	GinkgoHelper()
@@ -64,7 +66,7 @@ func newRegistry() *registry {
 	authenticator, err := auth.New(auth.Options{OperatorTokenFile: r.tokenFile, Logger: logger})
 	Expect(err).NotTo(HaveOccurred())
 	mux := http.NewServeMux()
-	mux.Handle(mgmtapi.Prefix, mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Guard: open{}, Logger: logger}))
+	mux.Handle(mgmtapi.Prefix, mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: authenticator, Mirrors: open{}, Logger: logger}))
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, q *http.Request) {
 		if r.core.Ready(q.Context()) != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)

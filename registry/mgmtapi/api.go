@@ -31,9 +31,8 @@ type Authenticator interface {
 type Options struct {
 	Core          Core
 	Authenticator Authenticator
-	// Guard and Verifier are for mirrors. Without them calls that need them are 503.
-	Guard    MirrorGuard
-	Verifier MirrorVerifier
+	// Mirrors knows upstreams. Without it calls that need it are 503.
+	Mirrors MirrorEngine
 	// Logger is slog.Default by default.
 	Logger *slog.Logger
 	// Now is the clock, time.Now by default.
@@ -47,8 +46,7 @@ type Options struct {
 type API struct {
 	core          Core
 	authenticator Authenticator
-	guard         MirrorGuard
-	verifier      MirrorVerifier
+	mirrors       MirrorEngine
 	logger        *slog.Logger
 	now           func() time.Time
 	draining      context.Context
@@ -68,7 +66,7 @@ func New(options Options) *API {
 		options.Draining = context.Background()
 	}
 	return &API{
-		core: options.Core, authenticator: options.Authenticator, guard: options.Guard, verifier: options.Verifier,
+		core: options.Core, authenticator: options.Authenticator, mirrors: options.Mirrors,
 		logger: options.Logger, now: options.Now,
 		draining: options.Draining, router: newRouter(routes), crossOrigin: http.NewCrossOriginProtection(),
 	}

@@ -27,11 +27,13 @@ type upstreams struct {
 	secrets domain.MirrorSecrets
 }
 
-func (u *upstreams) CheckHost(_ context.Context, url string) error {
+func (u *upstreams) CheckSource(_ context.Context, source domain.MirrorSource) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if message, refused := u.refused[url]; refused {
-		return domain.Errorf(domain.CodeInvalid, "%s", message)
+	for _, address := range [][2]string{{"source.url", source.URL}, {"source.proxy.httpProxy", source.Proxy.HTTP}, {"source.proxy.httpsProxy", source.Proxy.HTTPS}} {
+		if message, refused := u.refused[address[1]]; refused {
+			return domain.Errorf(domain.CodeInvalid, "%s: %s", address[0], message)
+		}
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
@@ -17,23 +16,18 @@ const (
 	mirrorPage     = 100
 	maxMirrorPage  = 500
 	maxMirrorPages = 1_000_000
-	// verifyTimeout bounds the try of an upstream.
-	verifyTimeout = 30 * time.Second
 	// verified is Quay's message for an upstream that answers as it should.
 	verified = "Connection successful"
 )
 
-// MirrorVerifier tries upstreams. *mirror.Runner is one.
-type MirrorVerifier interface {
-	// Verify tries whether an upstream can be reached and listed. An error that is a *domain.Error says in its message what
-	// is wrong, to whoever may manage the mirror.
+// MirrorEngine knows upstreams. *mirror.Engine is one.
+type MirrorEngine interface {
+	// CheckSource refuses what no mirror may reach, by INVALID with a message "field: reason", whose field is that of a
+	// specification. It calls nobody.
+	CheckSource(ctx context.Context, source domain.MirrorSource) error
+	// Verify tries whether an upstream can be reached and listed, and bounds how long that takes. INVALID says in its
+	// message what is wrong, to whoever may manage the mirror.
 	Verify(ctx context.Context, spec domain.MirrorSpec, secrets domain.MirrorSecrets) error
-}
-
-// MirrorGuard knows which hosts mirrors may reach. *mirror.Guard is one.
-type MirrorGuard interface {
-	// CheckHost refuses the address of a host that no mirror may reach, by INVALID. It does not call the host.
-	CheckHost(ctx context.Context, url string) error
 }
 
 // errNoMirrors is for an API that was put together without what mirrors need.
@@ -74,7 +68,7 @@ func (a *API) createMirror(c *call) (answer, error) {
 	if err := nothingToKeep(secrets); err != nil {
 		return answer{}, err
 	}
-	if err := a.checkHosts(c.Context(), spec.Source, bodyField); err != nil {
+	if err := a.checkSource(c.Context(), spec.Source); err != nil {
 		return answer{}, err
 	}
 	_, err = a.core.CreateMirror(c.Context(), c.identity.Caller, organization, spec, secrets)
@@ -102,7 +96,7 @@ func (a *API) updateMirror(c *call) (answer, error) {
 	if err := apply(&spec, &secrets); err != nil {
 		return answer{}, err
 	}
-	if err := a.checkHosts(c.Context(), spec.Source, bodyField); err != nil {
+	if err := a.checkSource(c.Context(), spec.Source); err != nil {
 		return answer{}, err
 	}
 	_, err = a.core.ChangeMirror(c.Context(), c.identity.Caller, organization, apply)
@@ -154,25 +148,16 @@ func (a *API) verifyMirror(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if a.guard == nil || a.verifier == nil {
-		return answer{}, errNoMirrors
-	}
-	ctx, cancel := context.WithTimeout(c.Context(), verifyTimeout)
-	defer cancel()
-	err = a.checkHosts(ctx, spec.Source, bodyField)
+	err = a.checkSource(c.Context(), spec.Source)
 	if err == nil {
-		err = a.verifier.Verify(ctx, spec, secrets)
+		err = a.mirrors.Verify(c.Context(), spec, secrets)
 	}
 	var known *domain.Error
 	switch {
 	case err == nil:
 		return ok(openapi.MirrorVerification{Success: true, Message: verified}), nil
-	case c.Context().Err() != nil:
-		return answer{}, c.Context().Err()
-	case errors.As(err, &known):
+	case errors.As(err, &known) && known.Code == domain.CodeInvalid:
 		return ok(openapi.MirrorVerification{Message: known.Message}), nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return ok(openapi.MirrorVerification{Message: "the upstream did not answer in time"}), nil
 	}
 	return answer{}, err
 }
@@ -210,28 +195,20 @@ func (a *API) mirrorToVerify(c *call, organization string, body openapi.Organiza
 	return spec, secrets, err
 }
 
-// checkHosts refuses a source that is, or that is reached through, what mirrors may not reach. Named says what the client
-// calls a field.
-func (a *API) checkHosts(ctx context.Context, source domain.MirrorSource, named func(path string) string) error {
-	if a.guard == nil {
+// checkSource refuses a source that is, or that is reached through, what mirrors may not reach, in the words of the body.
+func (a *API) checkSource(ctx context.Context, source domain.MirrorSource) error {
+	if a.mirrors == nil {
 		return errNoMirrors
 	}
-	for _, address := range []field{
-		{"source.url", source.URL}, {"source.proxy.httpProxy", source.Proxy.HTTP}, {"source.proxy.httpsProxy", source.Proxy.HTTPS},
-	} {
-		if address.value == "" {
-			continue
-		}
-		err := a.guard.CheckHost(ctx, address.value)
-		var refused *domain.Error
-		if errors.As(err, &refused) && refused.Code == domain.CodeInvalid {
-			return badField(named(address.name), "%w", refused)
-		}
-		if err != nil {
-			return err
-		}
+	err := a.mirrors.CheckSource(ctx, source)
+	var refused *domain.Error
+	if !errors.As(err, &refused) || refused.Code != domain.CodeInvalid {
+		return err
 	}
-	return nil
+	if path, reason, found := strings.Cut(refused.Message, ": "); found {
+		return badField(bodyField(path), "%s", reason)
+	}
+	return err
 }
 
 // repositoryStates are the states of repositories in Quay's words. Repositories are never SYNC_NOW: mirrors are.

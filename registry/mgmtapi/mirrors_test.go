@@ -257,8 +257,8 @@ var _ = Describe("A mirror", func() {
 					Expect(answer.body).To(ContainSubstring(body))
 				}
 			},
-			Entry("that knows no such user", domain.Errorf(domain.CodeDenied, "the upstream refuses the credentials"), 200, `{"success": false, "message": "the upstream refuses the credentials"}`),
-			Entry("that does not answer", fmt.Errorf("dialling: %w", context.DeadlineExceeded), 200, `{"success": false, "message": "the upstream did not answer in time"}`),
+			Entry("that knows no such user", domain.Errorf(domain.CodeInvalid, "the upstream refuses the credentials"), 200, `{"success": false, "message": "the upstream refuses the credentials"}`),
+			Entry("that nobody waited for", fmt.Errorf("dialling: %w", context.DeadlineExceeded), 503, "try again"),
 			Entry("of which nothing may be said", errors.New("with "+secret), 500, "the registry failed; its log says why"),
 		)
 

@@ -29,7 +29,10 @@ func (a *API) putManagedMirror(c *call) (answer, error) {
 	if mirror.Applied, err = applied(body.Applied); err != nil {
 		return answer{}, err
 	}
-	if err := a.checkHosts(c.Context(), mirror.Spec.Source, specField); err != nil {
+	if a.mirrors == nil {
+		return answer{}, errNoMirrors
+	}
+	if err := a.mirrors.CheckSource(c.Context(), mirror.Spec.Source); err != nil {
 		return answer{}, err
 	}
 	stored, err := a.core.PutManagedMirror(c.Context(), c.identity.Caller, mirror)
@@ -84,9 +87,6 @@ func mirrorSpec(spec openapi.MirrorSpec) domain.MirrorSpec {
 	}
 	return m
 }
-
-// specField is a field of a specification as Kubernetes objects call it.
-func specField(path string) string { return path }
 
 // seconds is a number of them as a duration. One that no duration can be is longer than anything allows.
 func seconds(n int64) time.Duration {

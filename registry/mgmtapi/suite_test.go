@@ -154,7 +154,7 @@ func serveAccounts(core mgmtapi.Core, engine *upstreams, accounts auth.Accounts,
 	Expect(err).NotTo(HaveOccurred())
 	options := mgmtapi.Options{Core: core, Authenticator: authenticator{a}, Logger: logger, Now: now}
 	if engine != nil {
-		options.Guard, options.Verifier = engine, engine
+		options.Mirrors = engine
 	}
 	return httptest.NewServer(mgmtapi.New(options)), a
 }

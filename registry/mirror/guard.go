@@ -139,12 +139,30 @@ func (n Networks) checkHost(host string) error {
 		return nil
 	}
 	name := strings.TrimSuffix(strings.ToLower(host), ".")
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		if what := n.check(netip.MustParseAddr("127.0.0.1")); what != "" {
-			return refusedAddress(what)
-		}
+	what := ""
+	switch {
+	case name == "localhost" || strings.HasSuffix(name, ".localhost"):
+		what = n.check(netip.MustParseAddr("127.0.0.1"))
+	case name == "metadata" || name == "metadata.google.internal":
+		what = n.check(metadata[0])
+	case len(n) == 0 && insideCluster(name):
+		what = "a name inside of a cluster"
+	}
+	if what != "" {
+		return refusedAddress(what)
 	}
 	return nil
+}
+
+// insideCluster reports whether a name is one that Kubernetes gives: those of Services and Pods, short ones too. It leads
+// to addresses that are private, so nothing may be there that mirrors may reach unless some networks are allowed.
+func insideCluster(name string) bool {
+	for _, suffix := range []string{".svc", ".svc.cluster.local", ".cluster.local"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return name == "kubernetes" || name == "kubernetes.default"
 }
 
 // refusedAddress names the kind of an address, never the address: who may declare mirrors need not be told what the
@@ -156,17 +174,19 @@ func refusedAddress(what string) error {
 // CheckSource refuses a mirror whose upstream or proxy is known to be out of reach: INVALID. A host whose name cannot
 // be resolved just now passes: each connection is checked anyhow.
 func (e *Engine) CheckSource(ctx context.Context, source domain.MirrorSource) error {
-	for field, address := range map[string]string{"source.url": source.URL, "source.proxy.httpProxy": source.Proxy.HTTP, "source.proxy.httpsProxy": source.Proxy.HTTPS} {
-		host := hostOf(address)
+	for _, at := range []struct{ field, address string }{
+		{"source.url", source.URL}, {"source.proxy.httpProxy", source.Proxy.HTTP}, {"source.proxy.httpsProxy", source.Proxy.HTTPS},
+	} {
+		host := hostOf(at.address)
 		if host == "" {
 			continue
 		}
 		err := e.Networks.checkHost(host)
-		if err == nil && (field != "source.url" || source.Proxy == (domain.MirrorProxy{})) {
+		if err == nil && (at.field != "source.url" || source.Proxy == (domain.MirrorProxy{})) {
 			err = e.checkResolved(ctx, host)
 		}
 		if err != nil {
-			return domain.Errorf(domain.CodeInvalid, "%s: %s", field, err.Error())
+			return domain.Errorf(domain.CodeInvalid, "%s: %s", at.field, err.Error())
 		}
 	}
 	return nil
