@@ -49,6 +49,10 @@ type Config struct {
 	// AuditKeyFile holds the private keys that sign checkpoints of the audit log, one a line: all of them sign. Without it
 	// they are in audit.key in DataDir, made if it is not there.
 	AuditKeyFile string
+	// SecretKeyFile holds the keys that seal secrets in the database, such as the passwords of mirrors' upstreams, one a
+	// line: the first seals, all open. Without it they are in secret.key in DataDir, made if it is not there; where there
+	// is none, no secrets are stored.
+	SecretKeyFile string
 	// TokenLifetime is how long a token for clients is good for; 5 minutes if 0.
 	TokenLifetime time.Duration
 	// ExternalURL is where clients reach the registry; nil: where their requests say.
@@ -94,6 +98,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.InsecureHTTP, "insecure-http", c.InsecureHTTP, "serve plain HTTP also on other addresses than loopback")
 	flags.StringVar(&c.TokenKeyFile, "token-key-file", c.TokenKeyFile, "file with the private keys that sign tokens for clients, PEM; the first signs, all verify; without it they are in the database")
 	flags.StringVar(&c.AuditKeyFile, "audit-key-file", c.AuditKeyFile, "file with the private keys that sign checkpoints of the audit log, one a line, made by tidelock audit keygen; all sign; audit.key in the data directory by default")
+	flags.StringVar(&c.SecretKeyFile, "secret-key-file", c.SecretKeyFile, "file with the keys that seal secrets in the database, such as passwords of mirrors' upstreams, one a line, 32 bytes in base64; the first seals, all open; secret.key in the data directory by default")
 	flags.DurationVar(&c.TokenLifetime, "token-lifetime", cmp.Or(c.TokenLifetime, auth.DefaultTokenLifetime), "how long a token for clients is good for, from 1m to 1h")
 	flags.Var(&externalURL{&c.ExternalURL}, "external-url", "where clients reach the registry, such as https://registry.example.com; without it, where their requests say")
 	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For, -Proto and -Host headers count")

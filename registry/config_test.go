@@ -60,6 +60,7 @@ insecure-http: true
 token-key-file: /etc/tidelock/keys
 token-lifetime: 10m
 audit-key-file: /etc/tidelock/audit-keys
+secret-key-file: /etc/tidelock/secret-keys
 external-url: https://registry.example.com/
 trusted-proxies: [10.0.0.0/8, 192.0.2.1]
 policies-deletion-delay: 30s
@@ -75,7 +76,7 @@ audit-forward: [stdout, "otlp+https://collector:4318"]
 		Expect(cfg).To(Equal(Config{
 			DataDir: "/var/lib/tidelock", Database: "postgres://tidelock@db/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
 			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
-			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, AuditKeyFile: "/etc/tidelock/audit-keys", ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
+			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, AuditKeyFile: "/etc/tidelock/audit-keys", SecretKeyFile: "/etc/tidelock/secret-keys", ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
 			GC:             GarbageCollection{Interval: 10 * time.Minute, Grace: 12 * time.Hour, Delay: 30 * time.Minute, UntaggedManifests: true},
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
 			AuditRetention: 400 * 24 * time.Hour, AuditArchive: "s3://bucket/audit", AuditForward: []string{"stdout", "otlp+https://collector:4318"},

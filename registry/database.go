@@ -16,6 +16,7 @@ import (
 	"github.com/tidelock/tidelock/registry/meta"
 	"github.com/tidelock/tidelock/registry/meta/postgres"
 	"github.com/tidelock/tidelock/registry/meta/sqlite"
+	"github.com/tidelock/tidelock/registry/seal"
 )
 
 // databaseFile is the name of the database in the data directory.
@@ -23,6 +24,9 @@ const databaseFile = "tidelock.db"
 
 // auditKeyFile is the name of the file in the data directory with the keys of the audit log.
 const auditKeyFile = "audit.key"
+
+// secretKeyFile is the name of the file in the data directory with the keys that seal secrets.
+const secretKeyFile = "secret.key"
 
 // embeddedDatabase is the value of Config.Database for the file in the data directory.
 const embeddedDatabase = "sqlite"
@@ -55,6 +59,24 @@ func (c *Config) auditKeys() (audit.KeyFile, error) {
 		file = audit.KeyFile(filepath.Join(c.DataDir, auditKeyFile))
 		if err := audit.EnsureKeyFile(string(file)); err != nil {
 			return "", err
+		}
+	}
+	_, err := file.Keys()
+	return file, err
+}
+
+// sealer returns what seals secrets, whose keys are made in a data directory without; that must be locked. It is nil where
+// there are neither.
+func (c *Config) sealer() (core.Sealer, error) {
+	file := seal.KeyFile(c.SecretKeyFile)
+	switch {
+	case file != "":
+	case !c.usesDirectory():
+		return nil, nil
+	default:
+		file = seal.KeyFile(filepath.Join(c.DataDir, secretKeyFile))
+		if err := seal.EnsureKeyFile(string(file)); err != nil {
+			return nil, err
 		}
 	}
 	_, err := file.Keys()

@@ -5,6 +5,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -96,12 +97,19 @@ func New(cfg Config) (_ *Registry, err error) {
 	if err != nil {
 		return nil, err
 	}
+	sealer, err := cfg.sealer()
+	if err != nil {
+		return nil, err
+	}
 	r.core = core.New(store, core.Options{
 		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
-		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys,
+		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys, Sealer: sealer,
 	})
+	if err := r.renewSeals(); err != nil {
+		return nil, err
+	}
 	installation, err := r.core.Name(context.Background())
 	if err != nil {
 		return nil, err
@@ -152,6 +160,18 @@ func New(cfg Config) (_ *Registry, err error) {
 		return nil
 	})
 	return r, nil
+}
+
+// renewSeals seals with the first key what an older one sealed.
+func (r *Registry) renewSeals() error {
+	renewed, err := r.core.SealMirrorSecrets(context.Background())
+	if err != nil {
+		return fmt.Errorf("credentials of mirrors: %w", err)
+	}
+	if renewed > 0 {
+		r.logger.Info("sealed credentials of mirrors with the first key", "mirrors", renewed)
+	}
+	return nil
 }
 
 // Addr is the address that the registry serves on.

@@ -363,7 +363,8 @@ func (c *Core) DeleteSigningKey(ctx context.Context, caller domain.Caller, id st
 	})
 }
 
-// exclusive is the scope of changes of who may do what in an organization: pushes there come before or after.
+// exclusive is the scope of changes of who may do what in an organization, and of its mirror and the beginning and end of the
+// mirror's syncs: pushes there come before or after.
 func exclusive(organization string) meta.Scope {
 	return meta.Scope{Organization: organization, OrganizationExclusive: true}
 }

@@ -49,12 +49,6 @@ func mirrorOfOrganization(r *meta.Reader, name string) (meta.Mirror, error) {
 	return m, err
 }
 
-// mirrorScope is that of changes of an organization's mirror, and of the beginning and end of its syncs: no content of
-// the organization is written meanwhile, so that none is behind them.
-func mirrorScope(organization string) meta.Scope {
-	return meta.Scope{Organization: organization, OrganizationExclusive: true}
-}
-
 // checkFiller refuses a caller who is to put content into an organization that a mirror fills: that do the mirror, and its
 // robot.
 func checkFiller(caller domain.Caller, organization string, m *meta.MirrorRef) error {
@@ -109,7 +103,7 @@ func (c *Core) CreateMirror(ctx context.Context, caller domain.Caller, organizat
 	if spec, err = checkedMirror(spec); err != nil {
 		return created, err
 	}
-	err = c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
+	err = c.write(ctx, caller, exclusive(organizationName), func(ch *change) error {
 		o, err := organization(&ch.Reader, organizationName)
 		if err != nil {
 			return err
@@ -199,7 +193,7 @@ func (c *Core) UpdateMirror(ctx context.Context, caller domain.Caller, organizat
 // ChangeMirror is UpdateMirror for who knows only what is to be other: apply gets the stored spec and KeptSecrets, and
 // changes both. It runs in the transaction, perhaps more than once.
 func (c *Core) ChangeMirror(ctx context.Context, caller domain.Caller, organizationName string, apply func(*domain.MirrorSpec, *domain.MirrorSecrets) error) (updated domain.Mirror, err error) {
-	err = c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
+	err = c.write(ctx, caller, exclusive(organizationName), func(ch *change) error {
 		m, err := mirrorOfOrganization(&ch.Reader, organizationName)
 		if err != nil {
 			return err
@@ -314,7 +308,7 @@ func (ch *change) reschedule(m *meta.Mirror, before domain.MirrorSpec, anew bool
 // DeleteMirror removes a mirror. The organization's content stays and can be written. What a Kubernetes object manages is
 // refused, MANAGED_BY_RESOURCE, unless the object is gone or lost the organization.
 func (c *Core) DeleteMirror(ctx context.Context, caller domain.Caller, organizationName string) error {
-	return c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
+	return c.write(ctx, caller, exclusive(organizationName), func(ch *change) error {
 		m, err := mirrorOfOrganization(&ch.Reader, organizationName)
 		if err != nil {
 			return err
@@ -348,7 +342,7 @@ func (ch *change) deleteMirror(m meta.Mirror, attribution audit.Metadata) error 
 
 // AdoptMirror turns an orphaned mirror into one of the REST API.
 func (c *Core) AdoptMirror(ctx context.Context, caller domain.Caller, organizationName string) error {
-	return c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
+	return c.write(ctx, caller, exclusive(organizationName), func(ch *change) error {
 		m, err := mirrorOfOrganization(&ch.Reader, organizationName)
 		if err != nil {
 			return err

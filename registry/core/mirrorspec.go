@@ -98,8 +98,8 @@ func dueBySchedule(m domain.Mirror, now time.Time) (time.Time, error) {
 		return noTime, fmt.Errorf("a stored schedule: %w", err)
 	}
 	began := noTime
-	if m.Last != nil && m.Last.State == domain.SyncSucceeded && m.Schedule.Cron == "" {
-		began = m.Last.StartedAt
+	if last := m.Last; last != nil && (last.State == domain.SyncSucceeded || last.State == domain.SyncRunning) && m.Schedule.Cron == "" {
+		began = last.StartedAt
 	}
 	return later(schedule.Next(began, now), now), nil
 }

@@ -168,7 +168,7 @@ func (c *Core) ClaimMirrorSync(ctx context.Context, holder string) (claim *Mirro
 
 // claimSync takes a mirror's turn, unless somebody else did, or it is none any more.
 func (c *Core) claimSync(ctx context.Context, holder string, turn meta.MirrorTurn) (claim *MirrorClaim, err error) {
-	err = c.writeAlways(ctx, domain.System, mirrorScope(turn.Organization), unlessReadOnly(func(ch *change) error {
+	err = c.writeAlways(ctx, domain.System, exclusive(turn.Organization), unlessReadOnly(func(ch *change) error {
 		claim = nil
 		m, err := ch.MirrorByID(turn.ID)
 		if errors.Is(err, meta.ErrNotFound) {
@@ -383,7 +383,7 @@ func (c *Core) FinishMirrorSync(ctx context.Context, claim *MirrorClaim, state d
 	for i := range failures {
 		failures[i].Reason = claim.scrub(failures[i].Reason)
 	}
-	err := c.ofSync(ctx, claim, mirrorScope(claim.Mirror.Organization), func(ch *change) error {
+	err := c.ofSync(ctx, claim, exclusive(claim.Mirror.Organization), func(ch *change) error {
 		m, err := ch.MirrorByID(claim.Mirror.ID)
 		if err != nil {
 			return err
@@ -488,7 +488,7 @@ func (ch *change) cancelSync(m *meta.Mirror, reason string) error {
 // RequestMirrorSync asks for a sync now. CONFLICT while one runs, was asked for, or cannot be because the mirror is
 // suspended.
 func (c *Core) RequestMirrorSync(ctx context.Context, caller domain.Caller, organizationName string) error {
-	return c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
+	return c.write(ctx, caller, exclusive(organizationName), func(ch *change) error {
 		m, err := mirrorOfOrganization(&ch.Reader, organizationName)
 		switch {
 		case err != nil:
@@ -509,7 +509,7 @@ func (c *Core) RequestMirrorSync(ctx context.Context, caller domain.Caller, orga
 // CancelMirrorSync ends the sync that runs, at once, and takes back one that was asked for. The schedule, and when the next
 // sync is due by it, stay as they are. It does nothing where there is neither.
 func (c *Core) CancelMirrorSync(ctx context.Context, caller domain.Caller, organizationName string) error {
-	return c.write(ctx, caller, mirrorScope(organizationName), func(ch *change) error {
+	return c.write(ctx, caller, exclusive(organizationName), func(ch *change) error {
 		m, err := mirrorOfOrganization(&ch.Reader, organizationName)
 		if err != nil {
 			return err
@@ -584,7 +584,7 @@ func (c *Core) SealMirrorSecrets(ctx context.Context) (renewed int, err error) {
 		if err != nil {
 			return renewed, err
 		}
-		if err := c.store.Write(ctx, mirrorScope(s.Organization), func(tx *meta.Tx) error { return tx.ReplaceMirrorSecrets(s.MirrorID, s.Sealed, again) }); err != nil {
+		if err := c.store.Write(ctx, exclusive(s.Organization), func(tx *meta.Tx) error { return tx.ReplaceMirrorSecrets(s.MirrorID, s.Sealed, again) }); err != nil {
 			return renewed, forClient(err)
 		}
 		renewed++

@@ -155,7 +155,8 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 		run(filepath.Join(os.Getenv("TIDELOCK_BIN"), "tidelock"), "audit", "keygen", "--key-file", key)
 		kubectl("-n", "tidelock-system", "create", "secret", "generic", "tidelock-scale-out",
 			"--from-literal=database="+database, "--from-literal=blob-store="+store, "--from-literal=access-key-id="+s3AccessKey,
-			"--from-literal=secret-access-key="+s3SecretKey, "--from-literal=operator-token="+strings.Repeat("0123456789abcdef", 4), "--from-literal=admin-password="+password, "--from-file=audit-key="+key)
+			"--from-literal=secret-access-key="+s3SecretKey, "--from-literal=operator-token="+strings.Repeat("0123456789abcdef", 4), "--from-literal=admin-password="+password, "--from-file=audit-key="+key,
+			"--from-literal=secret-key="+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
 		rendered, err := exec.Command(path("hack", "render.sh"), os.Getenv("TIDELOCK_IMAGE"), "overlays/scale-out").Output()
 		Expect(err).NotTo(HaveOccurred())
 		runWith(string(rendered), "kubectl", "apply", "--server-side", "-f", "-")
