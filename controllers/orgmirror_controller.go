@@ -35,7 +35,7 @@ const (
 	// watched: the operator may read those that mirrors name, and list none.
 	secretInterval = 10 * time.Second
 	// soonInterval is how often a sync that is due is looked for.
-	soonInterval = 2 * time.Second
+	soonInterval = 5 * time.Second
 )
 
 // MirrorRegistry is what the reconciler needs of the registry.

@@ -8,11 +8,13 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
@@ -147,6 +149,18 @@ var _ = Describe("The reconciler of mirrors", func() {
 			_, err = reconciler.Reconcile(ctx, request)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(registry.mirrors).To(ConsistOf(HaveField("Secrets", openapi.MirrorSecrets{Username: "bob", Password: "hunter2"})))
+		})
+
+		It("says that it may not read one", func(ctx context.Context) {
+			reconciler.Uncached = interceptor.NewClient(cluster.(client.WithWatch), interceptor.Funcs{
+				Get: func(_ context.Context, _ client.WithWatch, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+					return apierrors.NewForbidden(corev1.Resource("secrets"), key.Name, nil)
+				},
+			})
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			message := conditionsAre(ctx, metav1.ConditionFalse, registryv1alpha1.ConditionReconciling, registryv1alpha1.ReasonSecretInvalid)
+			Expect(message).To(ContainSubstring("cannot be used: the operator has no right to get it"))
 		})
 
 		It("suspends a mirror also where one is missing", func(ctx context.Context) {

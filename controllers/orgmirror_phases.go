@@ -38,7 +38,8 @@ func (r *OrgMirrorReconciler) put(ctx context.Context, mirror *registryv1alpha1.
 	}
 	if last := r.visits.get(key); last.put == now && !last.due(time.Now()) {
 		status, err = r.Registry.GetOrgMirror(ctx, mirror.Namespace, mirror.Name)
-		if !registryclient.IsNotFound(err) {
+		// One that is gone, or has lost the organization, only a put brings back.
+		if !registryclient.IsNotFound(err) && !status.Lost {
 			r.remember(key, status)
 			return status, refusedMirror(mirror).refusalOrNil(err)
 		}
@@ -166,6 +167,8 @@ func (r *OrgMirrorReconciler) secret(ctx context.Context, mirror *registryv1alph
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, missing(registryv1alpha1.ReasonSecretNotFound, "Secret %s/%s (%s) is not there. Create it: %s.", mirror.Namespace, name, field, accepted)
+	case apierrors.IsForbidden(err):
+		return nil, missing(registryv1alpha1.ReasonSecretInvalid, "Secret %s/%s (%s) cannot be used: the operator has no right to get it.", mirror.Namespace, name, field)
 	case err != nil:
 		return nil, fmt.Errorf("reading Secret %s/%s (%s): %w", mirror.Namespace, name, field, err)
 	}
@@ -213,6 +216,8 @@ func (r *OrgMirrorReconciler) bundle(ctx context.Context, mirror *registryv1alph
 	switch {
 	case apierrors.IsNotFound(err):
 		return "", missing(registryv1alpha1.ReasonCABundleNotFound, "%s %s (%s) is not there. Create it, with certificates in PEM under the key %s.", kind, at, field, key)
+	case apierrors.IsForbidden(err):
+		return "", missing(registryv1alpha1.ReasonCABundleInvalid, "%s %s (%s) cannot be used: the operator has no right to get it.", kind, at, field)
 	case err != nil:
 		return "", fmt.Errorf("reading %s %s (%s): %w", kind, at, field, err)
 	case !x509.NewCertPool().AppendCertsFromPEM(content):
