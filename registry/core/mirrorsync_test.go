@@ -262,6 +262,7 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 			return last
 		}
 		Expect(sync(hourly).State).To(Equal(domain.SyncSucceeded))
+		conflicting.State = domain.SyncFailed
 		Expect(sync(changedMirror(hourly, func(s *domain.MirrorSpec) { s.OnConflict = domain.ConflictFail }))).To(And(
 			HaveField("State", domain.SyncFailed), HaveField("Message", "1 tags are locked and differ from the upstream's")))
 	})

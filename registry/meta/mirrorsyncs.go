@@ -165,15 +165,18 @@ func (tx *Tx) FinishMirrorRepository(mirrorID, number int64, repo domain.MirrorR
 	return n > 0, err
 }
 
-// MirrorProgress adds up what a sync did in the repositories that it is done with.
+// MirrorProgress adds up what a sync did in the repositories that it is done with. Each counts in one way; one that failed
+// by conflicts alone counts as a conflict.
 func (r *Reader) MirrorProgress(mirrorID, number int64) (p domain.MirrorProgress, err error) {
-	const done = `synced_in = $2 AND `
+	count := func(condition string) string { return `COUNT(CASE WHEN ` + condition + ` THEN 1 END), ` }
+	const (
+		failed   = `state = 'failed' AND (tags_failed > 0 OR tags_conflicts = 0)`
+		conflict = `synced_in = $2 AND state <> 'skipped' AND tags_conflicts > 0 AND NOT (` + failed + `)`
+		clean    = `synced_in = $2 AND state = 'succeeded' AND tags_conflicts = 0`
+	)
 	repos, tags := &p.Repositories, &p.Tags
-	err = r.one(`SELECT COALESCE(SUM(CASE WHEN discovered_in = $2 THEN 1 ELSE 0 END), 0),
-		COALESCE(SUM(CASE WHEN `+done+`state = 'failed' THEN 1 ELSE 0 END), 0), COALESCE(SUM(CASE WHEN `+done+`state = 'skipped' THEN 1 ELSE 0 END), 0),
-		COALESCE(SUM(CASE WHEN `+done+`state = 'succeeded' AND tags_conflicts > 0 THEN 1 ELSE 0 END), 0),
-		COALESCE(SUM(CASE WHEN `+done+`state = 'succeeded' AND tags_conflicts = 0 AND tags_copied + tags_pruned > 0 THEN 1 ELSE 0 END), 0),
-		COALESCE(SUM(CASE WHEN `+done+`state = 'succeeded' AND tags_conflicts = 0 AND tags_copied + tags_pruned = 0 THEN 1 ELSE 0 END), 0),
+	err = r.one(`SELECT `+count(`discovered_in = $2`)+count(`synced_in = $2 AND `+failed)+count(`synced_in = $2 AND state = 'skipped'`)+count(conflict)+
+		count(clean+` AND tags_copied + tags_pruned > 0`)+count(clean+` AND tags_copied + tags_pruned = 0`)+`
 		`+sums(`tags_discovered`, `tags_failed`, `tags_skipped`, `tags_conflicts`, `tags_copied`, `tags_unchanged`, `tags_pruned`, `bytes_copied`, `bytes_saved`)+`
 		FROM mirror_repositories WHERE mirror_id = $1 AND (discovered_in = $2 OR synced_in = $2)`, []any{mirrorID, number}, func(row scanner) error {
 		return row.Scan(&repos.Discovered, &repos.Failed, &repos.Skipped, &repos.Conflicts, &repos.Copied, &repos.Unchanged,
