@@ -529,6 +529,16 @@ func (c *Core) CancelMirrorSync(ctx context.Context, caller domain.Caller, organ
 	})
 }
 
+// MirrorsBehind counts the mirrors that have a schedule, and those of them whose last sync failed, and finds since when the one
+// that is furthest behind has had no success: zero if there is none.
+func (c *Core) MirrorsBehind(ctx context.Context) (scheduled, failing int64, since time.Time, err error) {
+	err = c.read(ctx, func(r *meta.Reader) error {
+		scheduled, failing, since, err = r.MirrorsBehind()
+		return err
+	})
+	return scheduled, failing, since, err
+}
+
 // WakeMirrors tells that something was asked for or changed on this replica: look for claims, and beat those that run.
 func (c *Core) WakeMirrors() <-chan struct{} { return c.wakeMirrors }
 

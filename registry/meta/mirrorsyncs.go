@@ -36,6 +36,15 @@ func (r *Reader) NextMirrorSync(after time.Time) (time.Time, error) {
 	return fromMicros(at), err
 }
 
+// MirrorsBehind counts the mirrors that have a schedule, and those of them whose last sync failed, and finds since when the one
+// that is furthest behind has had no success: zero if there is none.
+func (r *Reader) MirrorsBehind() (scheduled, failing int64, since time.Time, err error) {
+	var at int64
+	err = r.one(`SELECT COUNT(*), COUNT(CASE WHEN failures > 0 THEN 1 END), COALESCE(MIN(CASE WHEN last_success > 0 THEN last_success ELSE created_at END), 0) FROM mirrors WHERE next_sync > 0 AND NOT lost`, nil,
+		func(row scanner) error { return row.Scan(&scheduled, &failing, &at) })
+	return scheduled, failing, fromMicros(at), err
+}
+
 // RunningSync returns the UUID of a mirror whose sync runs in an epoch.
 func (r *Reader) RunningSync(mirrorID, epoch int64) (uuid string, err error) {
 	err = r.one(`SELECT m.uuid FROM mirror_syncs s JOIN mirrors m ON m.id = s.mirror_id WHERE s.mirror_id = $1 AND s.epoch = $2 AND s.state = 'running'`, []any{mirrorID, epoch},

@@ -42,9 +42,8 @@ const (
 const (
 	// maxRedirects is how often one request is sent elsewhere.
 	maxRedirects = 5
-	// maxAttempts is how often a request is tried that gets no answer, or one of 5xx; the pauses between make 15 seconds.
+	// maxAttempts is how often a request is tried that gets no answer, or one of 5xx.
 	maxAttempts = 6
-	firstRetry  = 500 * time.Millisecond
 	// maxComplaints is how often a request is tried again because the upstream asked for it.
 	maxComplaints = 10
 )
@@ -62,8 +61,9 @@ type client struct {
 	upstream, elsewhere *http.Transport
 	proxy               func(*url.URL) (*url.URL, error)
 	// slots are the transfers that may run at once.
-	slots chan struct{}
-	now   func() time.Time
+	slots      chan struct{}
+	now        func() time.Time
+	retryPause time.Duration
 }
 
 // newClient makes a client for a mirror's source. The caller closes it.
@@ -74,7 +74,7 @@ func (e *Engine) newClient(source domain.MirrorSource, secrets domain.MirrorSecr
 	}
 	base.Path, base.RawPath, base.User = "", "", nil
 	c := &client{
-		base: base, networks: e.Networks, budgets: e.budgets, credentials: newCredentials(source.Type, secrets), slots: make(chan struct{}, max(1, concurrency)), now: e.Now,
+		base: base, networks: e.Networks, budgets: e.budgets, credentials: newCredentials(source.Type, secrets), slots: make(chan struct{}, max(1, concurrency)), now: e.Now, retryPause: e.RetryPause,
 	}
 	if c.proxy, err = proxyFunc(source.Proxy, secrets); err != nil {
 		return nil, err
@@ -160,8 +160,7 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 	complaints, challenges := 0, 0
 	for attempt := 0; attempt < maxAttempts; {
 		if attempt > 0 {
-			pause := firstRetry << (attempt - 1)
-			if err := sleep(ctx, pause/2+rand.N(pause/2)); err != nil { //nolint:gosec // spreads retries
+			if err := c.pause(ctx, attempt); err != nil {
 				return nil, cmp.Or(last, err)
 			}
 		}
@@ -200,6 +199,12 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 		}
 	}
 	return nil, last
+}
+
+// pause waits before a request is tried again.
+func (c *client) pause(ctx context.Context, attempt int) error {
+	pause := c.retryPause << (attempt - 1)
+	return sleep(ctx, pause/2+rand.N(pause)) //nolint:gosec // spreads retries
 }
 
 // statusError says what a status means.

@@ -67,6 +67,9 @@ type tokens struct {
 	service string
 	basic   bool
 	byScope map[string]*token
+	// asked is set once the upstream was asked, by whoever has asking.
+	asking sync.Mutex
+	asked  bool
 	// api is which of the credentials for the API is tried now.
 	api int
 }
@@ -105,6 +108,9 @@ func (c *client) authorization(ctx context.Context, r request) (string, error) {
 	if r.scope == "" {
 		return c.apiHeader(), nil
 	}
+	if err := c.ping(ctx); err != nil {
+		return "", err
+	}
 	c.tokens.mu.Lock()
 	realm, service, basic := c.tokens.realm, c.tokens.service, c.tokens.basic
 	c.tokens.mu.Unlock()
@@ -115,6 +121,33 @@ func (c *client) authorization(ctx context.Context, r request) (string, error) {
 		return c.credentials.header(), nil
 	}
 	return "", nil
+}
+
+// ping asks the upstream's registry once what it wants, before many requests at once do.
+func (c *client) ping(ctx context.Context) error {
+	c.tokens.asking.Lock()
+	defer c.tokens.asking.Unlock()
+	if c.tokens.asked {
+		return nil
+	}
+	r := request{method: http.MethodGet, target: "/v2/", scope: "ping"}
+	address := *c.base
+	address.Path = "/v2/"
+	response, err := c.exchange(ctx, r.method, &address, nil, "", c.where(r))
+	if err != nil {
+		if isKind(err, kindUnreachable) {
+			err = nil // the request itself is tried more often
+		}
+		return err
+	}
+	discard(response)
+	if response.StatusCode == http.StatusUnauthorized {
+		if _, err := c.challenged(r, response); err != nil {
+			return err
+		}
+	}
+	c.tokens.asked = true
+	return nil
 }
 
 // challenged learns from a 401 what the upstream wants, and reports whether it is worth trying again.
@@ -213,7 +246,7 @@ func (c *client) getToken(ctx context.Context, address *url.URL, into any) error
 	where := "GET " + address.Host + address.Path
 	for attempt := range maxAttempts {
 		if attempt > 0 {
-			if err := sleep(ctx, firstRetry<<(attempt-1)); err != nil {
+			if err := c.pause(ctx, attempt); err != nil {
 				return err
 			}
 		}

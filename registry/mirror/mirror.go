@@ -35,6 +35,9 @@ type Options struct {
 	Now func() time.Time
 	// Networks are the addresses that mirrors may reach although they are not public.
 	Networks Networks
+	// RetryPause is how long after no answer a request is sent again; it doubles each time. Half a second if 0, so that all
+	// tries take about 15 seconds.
+	RetryPause time.Duration
 }
 
 // Engine syncs mirrors. It is safe for concurrent use.
@@ -56,6 +59,9 @@ func New(options Options) *Engine {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
+	if options.RetryPause == 0 {
+		options.RetryPause = 500 * time.Millisecond
+	}
 	return &Engine{
 		Options: options, holder: rand.Text(), budgets: newBudgets(options.Now), flights: newFlights(), partials: newPartials(), metrics: newMetrics(),
 		large: newLarge(),
@@ -63,7 +69,7 @@ func New(options Options) *Engine {
 }
 
 // Metrics are the engine's numbers, to be registered.
-func (e *Engine) Metrics() []prometheus.Collector { return e.metrics.all() }
+func (e *Engine) Metrics() []prometheus.Collector { return append(e.metrics.all(), newBehind(e.Core)) }
 
 // Run syncs the mirrors that are due, and those that another replica let go, several at once, until the context ends. What
 // runs then is given back: another replica goes on with it, or this one after its restart.
@@ -119,7 +125,7 @@ func (e *Engine) carryOut(ctx context.Context, claim *core.MirrorClaim) {
 	logger := e.Logger.With("organization", m.Organization, "sync", claim.Sync.Number, "upstream", m.Source.URL, "namespace", m.Source.Namespace)
 	logger.Info("a mirror syncs", "trigger", claim.Sync.Trigger, "taken_over", !claim.Fresh)
 	started := e.Now()
-	e.metrics.began(m)
+	e.metrics.running.Inc()
 	defer e.metrics.running.Dec()
 	r := &run{engine: e, core: e.Core, blobs: e.Blobs, claim: claim, logger: logger, progress: claim.Sync.MirrorProgress}
 	working, stop := context.WithCancelCause(ctx)
@@ -147,7 +153,7 @@ func (e *Engine) carryOut(ctx context.Context, claim *core.MirrorClaim) {
 		state = r.finish(ctx, state, err)
 	}
 	p := r.snapshot()
-	e.metrics.observe(m, state, e.Now().Sub(started), e.Now())
+	e.metrics.observe(state, e.Now().Sub(started))
 	logger.Info("a mirror's sync ended", "state", state, "duration", e.Now().Sub(started), "repositories", p.Repositories.Discovered, "tags", p.Tags.Discovered,
 		"copied", p.Tags.Copied, "unchanged", p.Tags.Unchanged, "failed", p.Tags.Failed, "conflicts", p.Tags.Conflicts, "pruned", p.Tags.Pruned,
 		"bytes_copied", p.BytesCopied, "bytes_saved", p.BytesSaved)
