@@ -144,7 +144,7 @@ func (o *reportOptions) reportTag(ctx context.Context, api *client.Client, size 
 		if err := api.Get(ctx, []string{"api", "v1", "repository", name.String(), "tag", o.tag, "history"}, query, &page); err != nil {
 			return nil, err
 		}
-		report.Period = history.Period(page.Period)
+		report.Period = history.Period{From: page.Period.From, To: page.Period.To, PrunedBefore: page.Period.PrunedBefore}
 		indices = append(indices, page.Basis...)
 		for _, entry := range page.Entries {
 			indices = append(indices, entry.Index)

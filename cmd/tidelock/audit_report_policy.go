@@ -121,6 +121,9 @@ func (w *policyText) head(page *policyPage) {
 		where = "repository " + page.Organization + "/" + page.Repository
 	}
 	w.line("Audit report of policy %s of %s, %s", page.Policy, where, entries(page.Period))
+	if before := page.Period.PrunedBefore; before > 0 {
+		w.line("\nThe entries before %d were archived and pruned; what only they say is missing here.", before)
+	}
 	w.line("\nRevisions")
 	for _, r := range page.Revisions {
 		pattern := r.Pattern

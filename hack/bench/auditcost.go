@@ -37,12 +37,12 @@ func auditCost(ctx context.Context, o options, t *table) error {
 	}
 	var clients [2]*client
 	for i, name := range []string{"audited", "unaudited"} {
-		s, err := startTidelock(ctx, o, engines[0], name, nil)
+		c, err := startAudited(ctx, o, name)
 		if err != nil {
 			return err
 		}
-		defer s.stop()
-		clients[i] = newClient(s, auditClients)
+		defer c.server.stop()
+		clients[i] = c
 	}
 	var p50, rate [2][]float64
 	for round := range auditTurns(o) {
@@ -72,7 +72,23 @@ func auditCost(ctx context.Context, o options, t *table) error {
 	t.add("the same without the log's rows", summary(clients[1], p50[1], rate[1], o))
 	t.add("encoding of an entry", shortest(encoding))
 	t.limit("share of the log in the p50, encoding included", median(shares), 10, " %")
-	return nil
+	return logLag(ctx, o, t)
+}
+
+// startAudited starts a registry that has the blobs of what is written.
+func startAudited(ctx context.Context, o options, name string) (*client, error) {
+	s, err := startTidelock(ctx, o, engines[0], name, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := newClient(s, auditClients)
+	for _, b := range auditBlobs {
+		if err := c.pushBlob(ctx, "bench/app", b); err != nil {
+			s.stop()
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // summary stops the server of a client and says how it did.
@@ -109,7 +125,30 @@ func dropLog(ctx context.Context, dir string) (err error) {
 	return err
 }
 
-// putTags writes new tags from several clients, each an index without children: nothing but the tag's PUT.
+// auditBlobs are the config and the layers that all images of the measurement have.
+var auditBlobs = func() []blob {
+	blobs := make([]blob, 6)
+	for i := range blobs {
+		blobs[i] = newBlob(fmt.Appendf(nil, `{"blob":%d}`, i))
+	}
+	return blobs
+}()
+
+// auditImage is the manifest of an image that differs from others in its annotation.
+func auditImage(name string) []byte {
+	descriptor := func(mediaType string, b blob) string {
+		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, mediaType, b.digest, len(b.content))
+	}
+	var layers []string
+	for _, b := range auditBlobs[1:] {
+		layers = append(layers, descriptor("application/vnd.oci.image.layer.v1.tar+gzip", b))
+	}
+	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s],"annotations":{"n":%q}}`,
+		manifestType, descriptor("application/vnd.oci.image.config.v1+json", auditBlobs[0]), strings.Join(layers, ","), name)
+}
+
+// putTags writes new tags from several clients, each of an image of its own whose blobs are there: nothing but the tag's
+// PUT.
 func putTags(ctx context.Context, c *client, round, writes int) (samples, error) {
 	times := make(samples, writes)
 	var next atomic.Int64
@@ -117,9 +156,10 @@ func putTags(ctx context.Context, c *client, round, writes int) (samples, error)
 	for range auditClients {
 		group.Go(func() error {
 			for i := int(next.Add(1)) - 1; i < writes; i = int(next.Add(1)) - 1 {
-				content := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[],"annotations":{"n":"%d-%d"}}`, indexType, round, i)
+				name := fmt.Sprintf("t-%d-%d", round, i)
+				content := auditImage(name)
 				start := time.Now()
-				if err := c.putManifest(ctx, "bench/app", fmt.Sprintf("t-%d-%d", round, i), indexType, content); err != nil {
+				if err := c.putManifest(ctx, "bench/app", name, manifestType, content); err != nil {
 					return err
 				}
 				times[i] = time.Since(start)

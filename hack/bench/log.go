@@ -35,8 +35,8 @@ const (
 	logReads = 20
 )
 
-// logs measures pages of a long audit log by each filter, over the whole log and in a range of a month. The entries are
-// stored beforehand, straight in the database.
+// logs measures pages of a long audit log by each filter, over the whole log and in a range of a month, and the export of
+// the log and its check. The entries are stored beforehand, straight in the database.
 func logs(ctx context.Context, o options, t *table) error {
 	for _, e := range o.engines {
 		begin := time.Now().Add(-logYear)
@@ -46,7 +46,10 @@ func logs(ctx context.Context, o options, t *table) error {
 			return err
 		}
 		t.add(fmt.Sprintf("%d entries stored first, %s", o.entries, e.name), figure(time.Since(start).Seconds(), " s"))
-		err = readLog(ctx, o, e, newClient(s, 1), begin, t)
+		c := newClient(s, 1)
+		if err = readLog(ctx, o, e, c, begin, t); err == nil {
+			err = exportAndVerify(ctx, o, s, c, t)
+		}
 		s.stop()
 		if err != nil {
 			return err
@@ -88,6 +91,10 @@ func logged(number, entries int, begin time.Time) audit.Entry {
 }
 
 func fillLog(ctx context.Context, store meta.Store, entries int, begin time.Time) error {
+	const origin = "tidelock/bench"
+	if err := store.Write(ctx, meta.Scope{}, func(tx *meta.Tx) error { return tx.InitInstallation(origin, begin) }); err != nil {
+		return err
+	}
 	for first := 0; first < entries; first += logBatch {
 		records := make([]audit.Record, min(logBatch, entries-first))
 		var group errgroup.Group
@@ -95,7 +102,7 @@ func fillLog(ctx context.Context, store meta.Store, entries int, begin time.Time
 		for from := 0; from < len(records); from += share {
 			group.Go(func() (err error) {
 				for i := from; i < min(from+share, len(records)) && err == nil; i++ {
-					records[i], err = audit.Encode("tidelock/bench", logged(first+i, entries, begin))
+					records[i], err = audit.Encode(origin, logged(first+i, entries, begin))
 				}
 				return err
 			})

@@ -53,7 +53,7 @@ var parts = []part{
 	{"push", "push of a large layer beside a loop that hashes, writes and syncs", pushLayer},
 	{"memory", "what a registry takes for many uploads at once", uploadMemory},
 	{"lists", "pages of long lists of tags and repositories", lists},
-	{"log", "pages of a long audit log by each filter", logs},
+	{"log", "pages of a long audit log by each filter, its export and its check", logs},
 }
 
 func main() {

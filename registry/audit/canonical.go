@@ -44,7 +44,9 @@ func appendCanonical(b []byte, value any) ([]byte, error) {
 		}
 		return append(b, ']'), nil
 	case Metadata:
-		names := slices.Sorted(maps.Keys(v))
+		// As a rule there are few, and then they need no memory of their own.
+		names := slices.AppendSeq(make([]string, 0, 16), maps.Keys(v))
+		slices.Sort(names)
 		b = append(b, '{')
 		for i, name := range names {
 			if i > 0 {
@@ -73,17 +75,29 @@ func (w *objectWriter) value(name string, value any) {
 	if w.err != nil {
 		return
 	}
+	w.name(name)
+	w.b, w.err = appendCanonical(w.b, value)
+}
+
+func (w *objectWriter) name(name string) {
 	if len(w.b) > 1 {
 		w.b = append(w.b, ',')
 	}
 	w.b = append(appendString(w.b, name), ':')
-	w.b, w.err = appendCanonical(w.b, value)
+}
+
+func (w *objectWriter) text(name, value string) {
+	if w.err != nil {
+		return
+	}
+	w.name(name)
+	w.b = appendString(w.b, value)
 }
 
 // optional leaves an empty value out.
 func (w *objectWriter) optional(name, value string) {
 	if value != "" {
-		w.value(name, value)
+		w.text(name, value)
 	}
 }
 

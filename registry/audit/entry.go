@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -174,40 +176,39 @@ func Encode(origin string, e Entry) (Record, error) {
 	var w objectWriter
 	w.begin()
 	w.optional("address", p.of("address", e.Caller.Address))
-	w.value("format", Format)
-	w.value("kind", string(e.Kind))
+	w.text("format", Format)
+	w.text("kind", string(e.Kind))
 	if len(e.Metadata) > 0 {
 		w.value("metadata", p.ofMetadata(e.Metadata))
 	}
 	w.optional("namespace", e.Organization)
-	w.value("origin", origin)
+	w.text("origin", origin)
 	w.optional("performer", p.of("performer", e.Caller.Name))
 	w.optional("performer_kind", string(e.Caller.Kind))
 	w.optional("repository", e.Repository)
-	w.value("time", e.Time.UTC().Format(timeFormat))
+	w.text("time", e.Time.UTC().Format(timeFormat))
 	w.optional("token", e.Caller.TokenID)
 	leaf, err := w.end()
 	if err != nil {
 		return Record{}, fmt.Errorf("encoding a %s entry: %w", e.Kind, err)
 	}
-	personal, err := p.encode()
-	if err != nil {
-		return Record{}, fmt.Errorf("encoding the personal values of a %s entry: %w", e.Kind, err)
-	}
 	return Record{
 		Time: e.Time, Kind: e.Kind, Organization: e.Organization, Repository: e.Repository, Tag: e.Tag, Policy: e.Policy,
-		Performer: e.Caller.Name, Leaf: leaf, Personal: personal,
+		Performer: e.Caller.Name, Leaf: leaf, Personal: p.encode(),
 	}, nil
 }
 
 // pseudonyms replaces the personal values of one entry by hashes and keeps the values.
 type pseudonyms struct {
 	salt   [16]byte
-	values Metadata
+	values []personalValue
 }
 
+// personalValue is a field of the leaf with what it has beyond its hash.
+type personalValue struct{ field, value string }
+
 func newPseudonyms() (*pseudonyms, error) {
-	p := &pseudonyms{values: Metadata{}}
+	p := &pseudonyms{values: make([]personalValue, 0, 2+len(personalMetadata))}
 	_, err := rand.Read(p.salt[:])
 	return p, err
 }
@@ -217,7 +218,7 @@ func (p *pseudonyms) of(field, value string) string {
 	if value == "" {
 		return ""
 	}
-	p.values[field] = value
+	p.values = append(p.values, personalValue{field, value})
 	return HashPersonal(p.salt[:], field, value)
 }
 
@@ -232,8 +233,17 @@ func (p *pseudonyms) ofMetadata(metadata Metadata) Metadata {
 }
 
 // encode returns the JSON of Personal.
-func (p *pseudonyms) encode() ([]byte, error) {
-	return appendCanonical(make([]byte, 0, 128), Metadata{"salt": hex.EncodeToString(p.salt[:]), "values": p.values})
+func (p *pseudonyms) encode() []byte {
+	slices.SortFunc(p.values, func(a, b personalValue) int { return strings.Compare(a.field, b.field) })
+	b := append(make([]byte, 0, 192), `{"salt":"`...)
+	b = append(hex.AppendEncode(b, p.salt[:]), `","values":{`...)
+	for i, v := range p.values {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(append(appendString(b, v.field), ':'), v.value)
+	}
+	return append(b, "}}"...)
 }
 
 // timeFormat is RFC 3339 in UTC with exactly six decimals.
@@ -241,13 +251,10 @@ const timeFormat = "2006-01-02T15:04:05.000000Z"
 
 // HashPersonal returns what stands in a leaf for a personal value.
 func HashPersonal(salt []byte, field, value string) string {
-	h := sha256.New()
-	h.Write(salt)
-	h.Write([]byte{0})
-	h.Write([]byte(field))
-	h.Write([]byte{0})
-	h.Write([]byte(value))
-	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+	b := append(make([]byte, 0, 128), salt...)
+	b = append(append(b, 0), field...)
+	sum := sha256.Sum256(append(append(b, 0), value...))
+	return string(hex.AppendEncode(append(make([]byte, 0, 128), "sha256:"...), sum[:]))
 }
 
 // LeafHash is the hash of a leaf in the Merkle tree (RFC 6962, section 2.1).

@@ -80,6 +80,9 @@ func periodOf(r *meta.Reader, q HistoryQuery) (period history.Period, err error)
 	if period.To, err = r.LogSize(); err != nil {
 		return period, err
 	}
+	if period.PrunedBefore, err = r.PrunedBefore(); err != nil {
+		return period, err
+	}
 	if q.Size > 0 {
 		period.To = min(period.To, q.Size)
 	}

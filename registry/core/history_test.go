@@ -414,7 +414,7 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 		Expect(told.Digests).To(HaveExactElements(
 			And(HaveField("Digest", first.String()), HaveField("Append", false)), And(HaveField("Digest", second.String()), HaveField("Append", true))))
 		Expect(told.Locks).To(HaveExactElements(HaveField("To", BeNil())))
-		Expect(told.Statements(app, name, told.Period.To)[0]).To(ContainSubstring("was added to 1 times"))
+		Expect(told.Statements(app, name, told.Period)[0]).To(ContainSubstring("was added to 1 times"))
 	})
 
 	Context("of which a period is asked for", func() {

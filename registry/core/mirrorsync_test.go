@@ -241,8 +241,9 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 		for range 4 {
 			h.clock.Advance(4 * time.Minute)
 			claim := h.mustClaim()
+			h.clock.Advance(10 * time.Minute) // the schedule has passed meanwhile
 			Expect(h.FinishMirrorSync(ctx, claim, domain.SyncFailed, "unauthorized")).To(Succeed())
-			Expect(h.mirror().NextSync).To(BeTemporally("<=", h.mirror().Last.StartedAt.Add(4*time.Minute)))
+			Expect(h.mirror().NextSync).To(BeTemporally("<=", h.mirror().Last.FinishedAt.Add(3*time.Minute)))
 		}
 	})
 
@@ -458,10 +459,11 @@ var _ = Describe("Replicas with mirrors", func() {
 		b.stop()
 	})
 
-	It("claim at once: one of them gets the sync", func() {
+	It("claim at once: one of them gets the sync, also one that was given back", func() {
 		a.mustMirror(hourly, credentials)
-		for range 5 {
+		for round := range 10 {
 			var claims atomic.Int64
+			var last atomic.Pointer[core.MirrorClaim]
 			var wg sync.WaitGroup
 			for _, h := range []*harness{a, b, a, b, a, b, a, b} {
 				wg.Go(func() {
@@ -470,11 +472,16 @@ var _ = Describe("Replicas with mirrors", func() {
 					Expect(err).NotTo(HaveOccurred())
 					if claim != nil {
 						claims.Add(1)
+						last.Store(claim)
 					}
 				})
 			}
 			wg.Wait()
 			Expect(claims.Load()).To(BeEquivalentTo(1))
+			if round%2 == 0 {
+				Expect(a.LeaveMirrorSync(ctx, last.Load())).To(Succeed())
+				continue
+			}
 			Expect(a.CancelMirrorSync(ctx, alice, "team-a")).To(Succeed())
 			a.clock.Advance(2 * time.Hour)
 		}

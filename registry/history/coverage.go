@@ -72,6 +72,9 @@ func NewPolicyTimeline(created audit.View, all []*Change) *PolicyTimeline {
 type Period struct {
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
+	// PrunedBefore is the index below which the registry has no entries any more: they are in archives. What only they
+	// say is missing in the report.
+	PrunedBefore int64 `json:"pruned_before,omitempty"`
 }
 
 // Concerns reports whether any revision that was in force in the period covers a tag's name, on a dry run too.

@@ -111,7 +111,7 @@ func TestStatements(t *testing.T) {
 
 	say := func(entries ...audit.View) []string {
 		h := build(g, entries...)
-		return h.Statements(app, "v1", 1000)
+		return h.Statements(app, "v1", history.Period{To: 1000})
 	}
 	g.Expect(say(created)).To(HaveExactElements("team-a/app:v1 was not locked before entry 1000."))
 	g.Expect(say(created, policy)).To(HaveExactElements(
@@ -122,4 +122,9 @@ func TestStatements(t *testing.T) {
 			"  It was locked by policy p (pattern v.*, scope namespace, revision 1, applied by Kubernetes user carol with ImmutabilityPolicy team-a/releases, which claims to be revision main@sha1:1, entry 2) from 1970-01-01T00:00:02Z (entry 2) to 1970-01-01T00:00:04Z (entry 4).\n" +
 			"  It was locked by hand (user alice, entry 3) from 1970-01-01T00:00:03Z (entry 3) to entry 1000, where this report ends.\n" +
 			"  All the while it pointed to sha256:a."))
+
+	pruned := build(g, policy)
+	g.Expect(pruned.Statements(app, "v1", history.Period{To: 1000, PrunedBefore: 2})).To(HaveExactElements(
+		"The entries before 2 were archived and pruned; what only they say of team-a/app:v1 is missing here.",
+		"As far as the entries tell that are left, team-a/app:v1 was not locked before entry 1000."))
 }

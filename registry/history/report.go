@@ -100,7 +100,7 @@ func (r *Report) Tell() error {
 	if r.History, err = Build(name, r.Tag, r.Period, views); err != nil {
 		return err
 	}
-	r.Statements = r.History.Statements(name, r.Tag, r.Period.To)
+	r.Statements = r.History.Statements(name, r.Tag, r.Period)
 	return nil
 }
 

@@ -44,16 +44,19 @@ func (r Reason) String() string {
 	return fmt.Sprintf("%s%s (%s, scope %s, revision %d, applied by %s, entry %d)", what, r.Policy, pattern, r.Scope, r.Revision, r.By, r.Entry)
 }
 
-// Statements say in sentences when and by what the tag was locked. End is the index of the first entry that the history
-// does not know of.
-func (h *History) Statements(name domain.RepositoryName, tag string, end int64) []string {
+// Statements say in sentences when and by what the tag was locked, and first of all what they cannot say.
+func (h *History) Statements(name domain.RepositoryName, tag string, period Period) (list []string) {
 	full := name.String() + ":" + tag
-	if len(h.Locks) == 0 {
-		return []string{fmt.Sprintf("%s was not locked before entry %d.", full, end)}
+	known := ""
+	if period.PrunedBefore > 0 {
+		known = "As far as the entries tell that are left, "
+		list = append(list, fmt.Sprintf("The entries before %d were archived and pruned; what only they say of %s is missing here.", period.PrunedBefore, full))
 	}
-	list := make([]string, 0, len(h.Locks))
+	if len(h.Locks) == 0 {
+		return append(list, fmt.Sprintf("%s%s was not locked before entry %d.", known, full, period.To))
+	}
 	for _, lock := range h.Locks {
-		list = append(list, h.statement(full, lock, end))
+		list = append(list, known+h.statement(full, lock, period.To))
 	}
 	return list
 }

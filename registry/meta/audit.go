@@ -18,11 +18,16 @@ func auditRows(records []audit.Record) [][]any {
 
 // AppendAudit adds entries to the log. Readers see them once they are indexed.
 func (tx *Tx) AppendAudit(records ...audit.Record) error {
+	if tx.appended != nil {
+		*tx.appended = append(*tx.appended, records...)
+		return nil
+	}
 	return tx.insertRows(insertAudit, ``, auditRows(records))
 }
 
-// AppendAuditRange is AppendAudit that returns the ids of the first and the last row, both 0 without records. Only these
-// two are asked for: returning every id would cost as much as writing the rows.
+// AppendAuditRange is AppendAudit that returns the ids of the first and the last row, both 0 without records. They come
+// before all that AppendAudit adds in the transaction. Only these two are asked for: returning every id would cost as
+// much as writing the rows.
 func (tx *Tx) AppendAuditRange(records ...audit.Record) (first, last int64, err error) {
 	rows := auditRows(records)
 	if len(rows) == 0 {

@@ -97,10 +97,20 @@ type Tx struct {
 	several bool
 	// knownLog is set where the engine has read it already.
 	knownLog *LogState
+	// appended, if there is one, takes the entries of the audit log until the engine writes them.
+	appended *[]audit.Record
 }
 
 // NewTx is for engines with one writer.
 func NewTx(ctx context.Context, db Querier) *Tx { return &Tx{Reader: Reader{ctx: ctx, db: db}} }
+
+// Gathering makes AppendAudit add to a list, which the engine appends to the log before it commits: of several
+// transactions that share a commit, by a few statements for all. The engine takes back what a transaction added that it
+// undoes.
+func (tx *Tx) Gathering(appended *[]audit.Record) *Tx {
+	tx.appended = appended
+	return tx
+}
 
 // NewConcurrentTx is for engines with several writers, in which every statement sees what was committed before it. The
 // look-ups that Tx has beside Reader's lock the rows that they return until the transaction ends.

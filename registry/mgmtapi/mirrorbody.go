@@ -215,7 +215,8 @@ func applyCredentials(body openapi.OrganizationMirrorChange, secrets *domain.Mir
 		return badField("external_registry_token", "cannot stand beside external_registry_password")
 	case token:
 		secrets.Username, secrets.Password = "", ""
-	case password:
+	case password, secrets.Password == "" && body.ExternalRegistryPassword != nil && body.ExternalRegistryToken == nil:
+		// Who clears the password, as Quay's clients do, means whatever stands in its place.
 		secrets.Token = ""
 	}
 	return nil

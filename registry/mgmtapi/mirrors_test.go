@@ -180,6 +180,7 @@ var _ = Describe("A mirror", func() {
 				domain.MirrorSecrets{Username: "bot", Password: "other", ProxyUsername: "carol", ProxyPassword: "proxy-" + secret}),
 			Entry("a token in their place", `{"external_registry_token": "token"}`,
 				domain.MirrorSecrets{Token: "token", ProxyUsername: "carol", ProxyPassword: "proxy-" + secret}),
+			Entry("nothing in place of a token", `{"external_registry_token": null}`, all),
 			Entry("a proxy without a user, with the password anew", `{"external_registry_password": "other", "external_registry_config": {"proxy": {"https_proxy": "http://other.example.com"}}}`,
 				domain.MirrorSecrets{Username: "bot", Password: "other"}),
 			Entry("another proxy, which sees nothing of what goes to an upstream that is verified", `{"external_registry_config": {"proxy": {"https_proxy": "http://other.example.com"}}}`,
@@ -214,6 +215,15 @@ var _ = Describe("A mirror", func() {
 			answer := m.admin("PUT", mirrorPath, `{"external_registry_config": {"proxy": {"http_proxy": "http://evil.example.com:3128"}}}`)
 			Expect(answer.status).To(Equal(400), answer.body)
 			Expect(m.stored()).To(Equal(all))
+		})
+
+		It("clears a token with the password, unless the token is named", func() {
+			token := domain.MirrorSecrets{Token: "token", ProxyUsername: "carol", ProxyPassword: "proxy-" + secret}
+			m.must("PUT", mirrorPath, `{"external_registry_token": "token"}`)
+			m.must("PUT", mirrorPath, `{"external_registry_password": null, "external_registry_token": "***REDACTED***"}`)
+			Expect(m.stored()).To(Equal(token))
+			m.must("PUT", mirrorPath, `{"external_registry_password": null}`)
+			Expect(m.view().HasExternalRegistryPassword).To(BeFalse())
 		})
 
 		It("forgets them with the mirror", func() {
@@ -434,6 +444,15 @@ var _ = Describe("A mirror", func() {
 		for _, field := range fields {
 			Expect(body).To(ContainSubstring(strings.ReplaceAll(field, ": ", ":")))
 		}
+	})
+
+	It("stands beside immutability policies and locked tags", func() {
+		m.push("team-a/app", "v1", "one")
+		m.policy("team-a", "v.*")
+		Expect(m.admin("POST", mirrorPath, mirrorBody).status).To(Equal(201))
+		m.policy("team-a", "release-.*")
+		Expect(m.admin("DELETE", "/api/v1/repository/team-a/app/tag/v1", "").problem().ErrorType).To(Equal(openapi.ErrorTypeTagImmutable))
+		Expect(m.admin("DELETE", "/api/v1/organization/team-a", "").status).To(Equal(409))
 	})
 
 	It("keeps its robot from being deleted without a word", func() {

@@ -2,11 +2,8 @@ package mgmtapi_test
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -14,41 +11,15 @@ import (
 
 	"github.com/tidelock/tidelock/registry/core"
 	"github.com/tidelock/tidelock/registry/domain"
-	"github.com/tidelock/tidelock/registry/meta"
 	"github.com/tidelock/tidelock/registry/meta/metatest"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
-// counting is a store on SQLite that counts the statements of its readers.
-type counting struct {
-	meta.Store
-	db         *sql.DB
-	statements atomic.Int64
-}
-
-func (c *counting) Read(ctx context.Context, fn func(*meta.Reader) error) error {
-	return fn(meta.NewReader(ctx, c))
-}
-
-func (c *counting) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	c.statements.Add(1)
-	return c.db.ExecContext(ctx, query, args...)
-}
-
-func (c *counting) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	c.statements.Add(1)
-	return c.db.QueryContext(ctx, query, args...)
-}
-
 var _ = It("asks the database as often for a page of a hundred mirrored repositories as for a page of one", func() {
-	ctx, dir := context.Background(), GinkgoT().TempDir()
-	store, err := metatest.OpenSQLite(dir, slog.New(slog.DiscardHandler))
+	ctx := context.Background()
+	counted, err := metatest.OpenCounting(GinkgoT().TempDir(), slog.New(slog.DiscardHandler))
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(store.Close)
-	db, err := sql.Open("sqlite", filepath.Join(dir, "tidelock.db"))
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(db.Close)
-	counted := &counting{Store: store, db: db}
+	DeferCleanup(counted.Close)
 	// The core does nothing in the background: nobody runs it.
 	c := core.New(counted, core.Options{Logger: slog.New(slog.DiscardHandler)})
 	server := serve(c, time.Now)
@@ -70,10 +41,10 @@ var _ = It("asks the database as often for a page of a hundred mirrored reposito
 
 	statements := func(path string) (n int64, body string) {
 		GinkgoHelper()
-		before := counted.statements.Load()
+		before := counted.Statements.Load()
 		answer := send(server, admin, "GET", mirrorPath+path, "")
 		Expect(answer.status).To(Equal(200), answer.body)
-		return counted.statements.Load() - before, answer.body
+		return counted.Statements.Load() - before, answer.body
 	}
 	one, _ := statements("/repositories?limit=1")
 	hundred, body := statements("/repositories?limit=100&page=2")

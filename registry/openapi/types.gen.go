@@ -642,7 +642,10 @@ type LogPage struct {
 // LogPeriod The entries that were looked at; the last is not included.
 type LogPeriod struct {
 	From int64 `json:"from"`
-	To   int64 `json:"to"`
+
+	// PrunedBefore The index below which the registry has no entries any more; what only they say is missing.
+	PrunedBefore int64 `json:"pruned_before,omitempty"`
+	To           int64 `json:"to"`
 }
 
 // LogSegment defines model for LogSegment.

@@ -337,6 +337,38 @@ var _ = Describe("Pruning", func() {
 		Expect(files(dir)).To(Equal(archives))
 	})
 
+	It("is told of by the histories of tags and the reports of policies, which lack what was pruned", func() {
+		l := newLog()
+		store, _ := directory()
+		l.pushes(1)
+		policy, err := l.CreatePolicy(ctx, alice, core.Scope{Organization: app.Organization}, domain.PolicySpec{TagPattern: "v.*", TagPatternMatches: true, EnforcementMode: domain.Enforce, ReclaimPolicy: domain.Retain})
+		Expect(err).NotTo(HaveOccurred())
+		l.pushes(600)
+		l.clock.advance(period + 48*time.Hour)
+		l.pushes(10)
+		whole, err := l.History(ctx, app, "latest", core.HistoryQuery{Limit: 1000})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(whole.Period.PrunedBefore).To(BeZero())
+		Expect(l.pruner(store).Prune(ctx)).To(Succeed())
+
+		Expect(l.UpdatePolicy(ctx, alice, core.Scope{Organization: app.Organization}, policy.UUID, domain.PolicySpec{TagPattern: "w.*", TagPatternMatches: true, EnforcementMode: domain.Enforce, ReclaimPolicy: domain.Retain})).Error().NotTo(HaveOccurred())
+		newest := l.entries()
+		pruned := newest[0].Index
+		Expect(pruned).To(BeNumerically(">", 0))
+		for _, e := range newest {
+			if e.Tag == "" {
+				continue
+			}
+			left, err := l.History(ctx, app, e.Tag, core.HistoryQuery{Limit: 1000})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(left.Period.PrunedBefore).To(Equal(pruned))
+			Expect(left.Statements(app, e.Tag, left.Period)[0]).To(ContainSubstring("archived and pruned"))
+		}
+		report, err := l.PolicyCoverage(ctx, policy.UUID, core.CoverageQuery{Limit: 1000})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(report.Period.PrunedBefore).To(Equal(pruned))
+	})
+
 	It("leaves the newest entry, so that indices go on", func() {
 		l := newLog()
 		store, _ := directory()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tidelock/tidelock/registry/meta"
 )
@@ -35,34 +36,42 @@ type advisoryLock struct {
 	exclusive bool
 }
 
-// How long a statement waits for a lock, in milliseconds. An exclusive lock is given up early and tried again, since
-// all that come behind wait with it.
+// How long a statement waits for a lock. An exclusive lock is given up early and tried again, since all that come behind
+// wait with it. Each time it is waited for twice as long: on a busy machine its turn would never come else.
 const (
-	exclusiveTimeout = "200"
-	sharedTimeout    = "5000"
+	exclusiveTimeout     = 200 * time.Millisecond
+	longExclusiveTimeout = 3200 * time.Millisecond
+	sharedTimeout        = 5 * time.Second
 )
+
+// exclusiveTimeoutOf is how long an exclusive lock is waited for after so many attempts in vain.
+func exclusiveTimeoutOf(attempts int) time.Duration {
+	return min(exclusiveTimeout<<min(attempts, 8), longExclusiveTimeout)
+}
 
 // takeLocks takes locks in their order, by one statement: what a statement reads beside taking a lock may be older than
 // the lock. From then on the server ends the transaction if nothing comes any more.
-func (s *Store) takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock) error {
+func (s *Store) takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock, attempts int) error {
 	timeout := sharedTimeout
 	var b strings.Builder
 	b.WriteString(`SELECT set_config('lock_timeout', $1, TRUE), set_config('idle_in_transaction_session_timeout', $2, TRUE)`)
-	args := []any{nil, strconv.FormatInt(s.abandonedAfter.Milliseconds(), 10)}
+	args := []any{nil, milliseconds(s.abandonedAfter)}
 	for _, l := range locks {
 		args = append(args, int32(l.class), l.id)
 		function := "pg_advisory_xact_lock_shared"
 		if l.exclusive {
-			function, timeout = "pg_advisory_xact_lock", exclusiveTimeout
+			function, timeout = "pg_advisory_xact_lock", exclusiveTimeoutOf(attempts)
 		}
 		fmt.Fprintf(&b, ", %s($%d::int, $%d::bigint::int)", function, len(args)-1, len(args))
 	}
-	args[0] = timeout
+	args[0] = milliseconds(timeout)
 	if _, err := tx.ExecContext(ctx, b.String(), args...); err != nil {
 		return fmt.Errorf("locking: %w", err)
 	}
 	return nil
 }
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // tryJob takes a job, or returns meta.ErrBusy.
 func tryJob(ctx context.Context, tx *sql.Tx, job meta.Job) error {

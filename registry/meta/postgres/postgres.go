@@ -149,9 +149,9 @@ func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
 
 // SequenceAudit gives entries their index, on one replica after the other.
 func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
-	err = s.retry(ctx, func() error {
+	err = s.retry(ctx, func(attempts int) error {
 		return s.transaction(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			if err := s.takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}); err != nil {
+			if err := s.takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}, attempts); err != nil {
 				return err
 			}
 			done, err = meta.NewConcurrentTx(ctx, querier{tx}).Sequence(limit)

@@ -295,6 +295,31 @@ var _ = Describe("The scope of a write", func() {
 		Entry("run beside it: the entry of a refusal and anything", meta.Scope{}, policy, true),
 	)
 
+	It("gets its turn beside long ones, though no moment is without one", func() {
+		const long = 500 * time.Millisecond
+		writes, enough := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer enough()
+		for range 3 {
+			begun := make(chan struct{})
+			once := sync.OnceFunc(func() { close(begun) })
+			wg.Go(func() {
+				defer GinkgoRecover()
+				for writes.Err() == nil {
+					Expect(store.Write(ctx, shared, func(*meta.Tx) error {
+						once()
+						<-time.After(long)
+						return nil
+					})).To(Succeed())
+				}
+			})
+			<-begun
+			<-time.After(long / 3) // the next one begins in the middle of this one
+		}
+		Expect(store.Write(ctx, policy, func(*meta.Tx) error { return nil })).To(Succeed())
+	})
+
 	It("is of what its names mean once it is locked: who waits for a creation finds what was made", func() {
 		scope := meta.Scope{Organization: "new", Repository: "app"}
 		var wg sync.WaitGroup

@@ -15,21 +15,22 @@ import (
 
 // Write runs fn in a transaction of its own, once more if it met another transaction.
 func (s *Store) Write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
-	return s.retry(ctx, func() error { return s.write(ctx, scope, fn) })
+	return s.retry(ctx, func(attempts int) error { return s.write(ctx, scope, fn, attempts) })
 }
 
-// retry runs a transaction until it neither loses a lock nor runs into another one, as long as patience lasts.
-func (s *Store) retry(ctx context.Context, transaction func() error) error {
+// retry runs a transaction until it neither loses a lock nor runs into another one, as long as patience lasts. The
+// transaction is told how many attempts were in vain.
+func (s *Store) retry(ctx context.Context, transaction func(attempts int) error) error {
 	const pause = 20 * time.Millisecond
 	until := time.Now().Add(patience)
-	for conflicts := 0; ; {
+	for attempts, conflicts := 0, 0; ; attempts++ {
 		if s.closed.Load() {
 			return domain.Unavailable(errClosed)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := transaction()
+		err := transaction(attempts)
 		retry, constraint := again(err)
 		if constraint {
 			conflicts++
@@ -45,7 +46,7 @@ func (s *Store) retry(ctx context.Context, transaction func() error) error {
 	}
 }
 
-func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error) error {
+func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error, attempts int) error {
 	var found ids
 	if scope.Organization != "" {
 		var err error
@@ -62,7 +63,7 @@ func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) e
 				return err
 			}
 		}
-		if err := s.takeLocks(ctx, tx, found.locks(scope)); err != nil {
+		if err := s.takeLocks(ctx, tx, found.locks(scope), attempts); err != nil {
 			return err
 		}
 		if scope.Organization == "" {

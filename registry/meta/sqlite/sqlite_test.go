@@ -118,6 +118,33 @@ var _ = Describe("The writer", func() {
 		Expect(names()).To(Equal([]string{"a", "b"}))
 	})
 
+	It("appends the entries of its members in their order, once, and none of a member that is undone", func() {
+		logged := func(name string, err error) func(*meta.Tx) error {
+			return func(tx *meta.Tx) error {
+				return errors.Join(insert(name)(tx), tx.AppendAudit(audit.Record{Kind: audit.KindOrgCreate, Organization: name, Leaf: []byte("{}")}), err)
+			}
+		}
+		entries := func() (organizations []string) {
+			_, err := store.SequenceAudit(ctx, 100)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(store.Read(ctx, func(r *meta.Reader) error {
+				found, err := r.Log(audit.Query{After: -1, Ascending: true, Limit: 100})
+				for _, e := range found {
+					organizations = append(organizations, e.Organization)
+				}
+				return err
+			})).To(Succeed())
+			return organizations
+		}
+		together(logged("a", nil), logged("undone", errors.New("wrong")), logged("b", nil),
+			func(tx *meta.Tx) error { _ = logged("undone", nil)(tx); panic("oops") }, logged("c", nil))
+		Expect(entries()).To(Equal([]string{"a", "b", "c"}))
+		By("running a group again")
+		together(logged("d", nil), func(tx *meta.Tx) error { err := logged("broken", nil)(tx); store.Break(); return err }, logged("e", nil))
+		Expect(entries()).To(Equal([]string{"a", "b", "c", "d", "e"}))
+		Expect(names()).To(Equal([]string{"a", "b", "c", "d", "e"}))
+	})
+
 	It("runs the others again when one breaks the transaction", func() {
 		runs := 0
 		errs := together(

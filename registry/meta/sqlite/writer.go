@@ -13,6 +13,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
 )
@@ -36,6 +37,8 @@ type writer struct {
 	// requests and background are those that wait. Background work is never in a group with others.
 	requests   chan *request
 	background chan *request
+	// appended are the entries of the audit log that the running transaction has still to write.
+	appended []audit.Record
 	// broken is the first error of the running transaction after which its state is unknown.
 	broken error
 	// durable is whether COMMIT waits for the disk now. It does when the file is opened.
@@ -200,11 +203,11 @@ func isFull(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
-// transaction runs the group and commits. After an error nothing stands; the culprit is the request that was running,
-// nil if it was the COMMIT.
+// transaction runs the group, appends the entries of all of it to the audit log, and commits. After an error nothing
+// stands; the culprit is the request that was running, nil if it was the end of the transaction.
 func (w *writer) transaction(group []*request) (culprit *request, err error) {
 	ctx := context.Background()
-	w.broken = nil
+	w.broken, w.appended = nil, w.appended[:0]
 	durable := slices.ContainsFunc(group, func(r *request) bool { return !r.volatile })
 	if err := w.setDurable(ctx, durable); err != nil {
 		return nil, err
@@ -221,6 +224,10 @@ func (w *writer) transaction(group []*request) (culprit *request, err error) {
 	if failed := len(group) == 1 && group[0].err != nil; failed {
 		w.rollback(ctx)
 		return nil, nil
+	}
+	if err := meta.NewTx(ctx, w).AppendAudit(w.appended...); err != nil {
+		w.rollback(ctx)
+		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	if _, err := w.session.Exec(ctx, "COMMIT"); err != nil {
 		w.rollback(ctx)
@@ -264,7 +271,11 @@ func (w *writer) member(ctx context.Context, r *request, savepoint bool) error {
 		}
 	}
 	// The client's context ends here: a statement that is cancelled makes SQLite roll back the whole transaction.
+	before := len(w.appended)
 	r.err = w.call(ctx, r.fn)
+	if r.err != nil {
+		w.appended = w.appended[:before]
+	}
 	w.note(r.err)
 	if w.broken != nil {
 		return w.broken
@@ -290,7 +301,7 @@ func (w *writer) call(ctx context.Context, fn func(*meta.Tx) error) (err error) 
 			err = domain.Unavailable(fmt.Errorf("panic: %v", p))
 		}
 	}()
-	return fn(meta.NewTx(ctx, w))
+	return fn(meta.NewTx(ctx, w).Gathering(&w.appended))
 }
 
 // Exec implements meta.Querier.
