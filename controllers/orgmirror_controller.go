@@ -55,6 +55,8 @@ type OrgMirrorReconciler struct {
 	// Cluster is the UID of the namespace kube-system.
 	Cluster string
 	Sync    *Synchronizer
+	// Now is the clock, which syncs are looked at by.
+	Now func() time.Time
 	// Evidence writes what is known of the audit log into the conditions of a mirror of the given generation.
 	Evidence func(conditions *[]metav1.Condition, generation int64)
 
@@ -168,7 +170,7 @@ func (r *OrgMirrorReconciler) reconcileNormal(ctx context.Context, mirror *regis
 		return reconcile.Result{}, err
 	}
 	r.Sync.Settled(mirror.UID)
-	now := time.Now()
+	now := r.Now()
 	describeMirror(mirror, status, now)
 	observeMirror(client.ObjectKeyFromObject(mirror), status)
 	if err := assess(mirror, status, now); err != nil {

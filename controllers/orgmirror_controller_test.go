@@ -59,6 +59,7 @@ var _ = Describe("The reconciler of mirrors", func() {
 		reconciler = &OrgMirrorReconciler{
 			Client: cluster, Uncached: cluster, Registry: registry, Cluster: "cluster",
 			Sync: NewSynchronizer(cluster, registry, "cluster"), Evidence: new(Publisher).SetCondition,
+			Now: func() time.Time { return now },
 		}
 	})
 
@@ -172,14 +173,14 @@ var _ = Describe("The reconciler of mirrors", func() {
 
 		It("puts it again shortly before the next sync, and not before", func(ctx context.Context) {
 			Expect(cluster.Create(ctx, secret("login", map[string]string{"username": "bob", "password": "old"}))).To(Succeed())
-			answer(openapi.MirrorStatus{NextSync: ptr.To(time.Now().Add(5 * time.Minute))})
+			answer(openapi.MirrorStatus{NextSync: at(5 * time.Minute)})
 			Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", 5*time.Minute-beforeSync, 2*time.Second)))
 			Expect(cluster.Update(ctx, secret("login", map[string]string{"username": "bob", "password": "new"}))).To(Succeed())
 			_, err := reconciler.Reconcile(ctx, request)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(registry.mirrors).To(HaveLen(1))
 
-			soon := time.Now().Add(beforeSync / 2)
+			soon := now.Add(beforeSync / 2)
 			reconciler.visits.change(request.NamespacedName, func(v *visit) { v.next, v.putAt = soon, soon.Add(-time.Minute) })
 			for range 2 {
 				answer(openapi.MirrorStatus{NextSync: &soon})

@@ -36,7 +36,7 @@ func (r *OrgMirrorReconciler) put(ctx context.Context, mirror *registryv1alpha1.
 	now := putState{
 		epoch: r.Sync.Epoch(), uid: mirror.UID, generation: mirror.Generation, claim: fmt.Sprint(ground), requestedAt: mirror.RequestedAt(),
 	}
-	if last := r.visits.get(key); last.put == now && !last.due(time.Now()) {
+	if last := r.visits.get(key); last.put == now && !last.due(r.Now()) {
 		status, err = r.Registry.GetOrgMirror(ctx, mirror.Namespace, mirror.Name)
 		// One that is gone, or has lost the organization, only a put brings back.
 		if !registryclient.IsNotFound(err) && !status.Lost {
@@ -57,7 +57,7 @@ func (r *OrgMirrorReconciler) put(ctx context.Context, mirror *registryv1alpha1.
 		return status, err
 	}
 	r.visits.change(key, func(v *visit) {
-		v.put, v.putAt, v.putAgain = now, time.Now(), time.Now().Add(jitter(putInterval))
+		v.put, v.putAt, v.putAgain = now, r.Now(), r.Now().Add(jitter(putInterval))
 	})
 	r.remember(key, status)
 	return status, nil

@@ -61,7 +61,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Ledger: ledger,
 	}
 	mirrors := &OrgMirrorReconciler{
-		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer,
+		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Now: time.Now,
 	}
 	putAll := func(ctx context.Context) error { return errors.Join(policies.PutAll(ctx), mirrors.PutAll(ctx)) }
 	publisher := &Publisher{
