@@ -140,11 +140,7 @@ func (r *repository) syncTags(ctx context.Context) error {
 	r.count(func(p *domain.MirrorProgress) { p.Tags.Discovered += int64(len(selected)) })
 	group, working := errgroup.WithContext(ctx)
 	for _, t := range selected {
-		select {
-		case r.tagSlots <- struct{}{}:
-		case <-working.Done():
-		}
-		if working.Err() != nil {
+		if !take(working, r.tagSlots) {
 			break
 		}
 		group.Go(func() error {
@@ -162,6 +158,16 @@ func (r *repository) syncTags(ctx context.Context) error {
 		return r.prune(ctx, listed)
 	}
 	return nil
+}
+
+// take waits for a slot, unless the context ends.
+func take(ctx context.Context, slots chan struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // standingPage is how many tags are read at once.
