@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,7 +115,6 @@ func half(p *process, repositories int) {
 const begins = `"msg":"a mirror syncs"`
 
 func TestASyncGoesOnAfterItsProcessWasKilled(t *testing.T) {
-	g := NewWithT(t)
 	upstream := newTidelock(t)
 	n := newNamespace(upstream, true)
 	repositories, tags := size()
