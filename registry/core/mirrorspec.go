@@ -233,7 +233,7 @@ func (c *Core) sealSecrets(uuid string, s domain.MirrorSecrets) ([]byte, error) 
 	if c.options.Sealer == nil {
 		return nil, domain.Errorf(domain.CodeUnavailable, "credentials cannot be stored: %w", errNoSealer)
 	}
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(s) //nolint:gosec // it is sealed at once
 	if err != nil {
 		return nil, err
 	}

@@ -426,6 +426,7 @@ func (ch *change) endSync(m *meta.Mirror, state domain.SyncState, message string
 		if again := ch.now.Add(backOff(m.MirrorSpec, m.Failures)); !m.NextSync.After(ch.now) || again.Before(m.NextSync) {
 			m.NextSync = again
 		}
+	default:
 	}
 	ch.wakeMirrors = true
 	ch.logSync(kind, *m, syncMetadata(*last))

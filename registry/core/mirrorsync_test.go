@@ -223,15 +223,16 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 
 	It("backs off while it fails: from a minute, twice as long each time, an hour at most and never longer than the interval", func() {
 		h.mustMirror(changedMirror(hourly, func(s *domain.MirrorSpec) { s.Schedule.Interval = 24 * time.Hour }), credentials)
-		for n, wait := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		for n, minutes := range []int{1, 2, 4, 8, 16, 32, 60, 60} {
+			wait := time.Duration(minutes) * time.Minute
 			claim := h.mustClaim()
 			Expect(h.FinishMirrorSync(ctx, claim, domain.SyncFailed, "unauthorized")).To(Succeed())
 			Expect(h.lastMirrorEntry()).To(And(HaveField("Kind", audit.KindOrgMirrorFailed), HaveField("Metadata", HaveKeyWithValue("message", "unauthorized"))))
 			m := h.mirror()
 			Expect(m.Failures).To(Equal(n + 1))
-			Expect(m.NextSync).To(Equal(m.Last.FinishedAt.Add(wait * time.Minute)))
+			Expect(m.NextSync).To(Equal(m.Last.FinishedAt.Add(wait)))
 			Expect(h.claim()).To(BeNil())
-			h.clock.Advance(wait*time.Minute + time.Second)
+			h.clock.Advance(wait + time.Second)
 		}
 		h.finish(h.mustClaim(), domain.SyncSucceeded, "a")
 		Expect(h.mirror().Failures).To(BeZero())

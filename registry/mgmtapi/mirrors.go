@@ -96,8 +96,11 @@ func (a *API) updateMirror(c *call) (answer, error) {
 	if err := apply(&spec, &secrets); err != nil {
 		return answer{}, err
 	}
-	if err := a.checkSource(c.Context(), spec.Source); err != nil {
-		return answer{}, err
+	// What may not be reached any more can still be switched off.
+	if spec.Source != mirror.Source {
+		if err := a.checkSource(c.Context(), spec.Source); err != nil {
+			return answer{}, err
+		}
 	}
 	_, err = a.core.ChangeMirror(c.Context(), c.identity.Caller, organization, apply)
 	return ok(""), err

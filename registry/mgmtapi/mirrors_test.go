@@ -446,6 +446,17 @@ var _ = Describe("A mirror", func() {
 		}
 	})
 
+	It("can be switched off when it may not be reached any more, and not on to somewhere else", func() {
+		m.must("POST", mirrorPath, mirrorBody)
+		m.upstreams.refused = map[string]string{"https://quay.example.com": "mirrors may not reach this host", "https://10.0.0.1": "mirrors may not reach this host"}
+		m.must("PUT", mirrorPath, `{"is_enabled": false}`)
+		answer := m.admin("PUT", mirrorPath, `{"external_registry_url": "https://10.0.0.1"}`)
+		Expect(answer.status).To(Equal(400), answer.body)
+		Expect(answer.problem().Detail).To(Equal("external_registry_url: mirrors may not reach this host"))
+		// Nothing is asked for while it is off.
+		Expect(m.admin("POST", mirrorPath+"/sync-now", "").status).To(Equal(400))
+	})
+
 	It("stands beside immutability policies and locked tags", func() {
 		m.push("team-a/app", "v1", "one")
 		m.policy("team-a", "v.*")
@@ -589,6 +600,14 @@ var _ = Describe("A mirror of a Kubernetes object", func() {
 		answer = r.as(operator, "PUT", item, with(invalid, "generation=2"))
 		Expect(answer.status).To(Equal(400))
 		Expect(answer.problem().Detail).To(ContainSubstring("concurrency: 400 is not from 1 to 32"))
+	})
+
+	It("can be suspended when it may not be reached any more", func() {
+		into[openapi.MirrorStatus](r.as(operator, "PUT", item, managedMirror))
+		r.upstreams.refused = map[string]string{"https://registry.example.com": "mirrors may not reach this host"}
+		Expect(r.as(operator, "PUT", item, with(managedMirror, "generation=2")).status).To(Equal(400))
+		suspended := strings.Replace(managedMirror, `"concurrency": 4`, `"concurrency": 4, "suspend": true`, 1)
+		Expect(into[openapi.MirrorStatus](r.as(operator, "PUT", item, with(suspended, "generation=2"))).Suspended).To(BeTrue())
 	})
 
 	It("belongs to the object until that is gone, and can then be adopted", func() {

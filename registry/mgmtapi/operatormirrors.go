@@ -32,8 +32,11 @@ func (a *API) putManagedMirror(c *call) (answer, error) {
 	if a.mirrors == nil {
 		return answer{}, errNoMirrors
 	}
-	if err := a.mirrors.CheckSource(c.Context(), mirror.Spec.Source); err != nil {
-		return answer{}, err
+	// What may not be reached any more can still be suspended.
+	if !mirror.Spec.Suspend {
+		if err := a.mirrors.CheckSource(c.Context(), mirror.Spec.Source); err != nil {
+			return answer{}, err
+		}
 	}
 	stored, err := a.core.PutManagedMirror(c.Context(), c.identity.Caller, mirror)
 	if err != nil {

@@ -142,18 +142,26 @@ func (c *crowd) end() {
 	c.clients.Wait()
 }
 
+// isOver reports whether the fault is over.
+func (c *crowd) isOver() bool {
+	select {
+	case <-c.over:
+		return true
+	default:
+		return false
+	}
+}
+
 // work is a client of an organization. One that gets no answer waits until the fault is over. Then there are a few
 // operations more.
 func (c *crowd) work(o *organization, client int) {
 	const after = 5
 	for {
-		select {
-		case <-c.over:
+		if c.isOver() {
 			for range after {
 				o.do(client, o.choose())
 			}
 			return
-		default:
 		}
 		if _, answered := o.do(client, o.choose()); answered {
 			c.answers <- struct{}{}

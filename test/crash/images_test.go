@@ -61,7 +61,7 @@ func (p *process) fill(i image) {
 // pushAndDelete pushes images, and deletes each third again, by tag or by digest, until there is no answer.
 func (c *crowd) pushAndDelete(round, client int, s *images) {
 	p := c.p
-	for n := 0; ; n++ {
+	for n := 0; !c.isOver(); n++ { // a short fault may pass between two of its requests
 		tag := fmt.Sprintf("round%d.%d.%d.kept", round, client, n)
 		if n%3 == 0 {
 			tag = fmt.Sprintf("round%d.%d.%d.dropped", round, client, n)
