@@ -258,7 +258,7 @@ func syncBySkopeo(ctx context.Context, o options, upstream, target *server, repo
 		return err
 	}
 	command := exec.CommandContext(ctx, skopeoProgram, "sync", "--src", "yaml", "--dest", "docker", "--dest-tls-verify=false", "--dest-creds", "admin:"+target.password,
-		"--scoped", file, strings.TrimPrefix(target.url, "http://")+"/"+mirrorOrganization)
+		file, strings.TrimPrefix(target.url, "http://")+"/"+mirrorOrganization)
 	command.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+o.dir)
 	if out, err := command.CombinedOutput(); err != nil {
 		return errors.Join(fmt.Errorf("skopeo sync: %w", err), errors.New(string(out[max(0, len(out)-2000):])))
