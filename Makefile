@@ -79,7 +79,7 @@ image: ## Write the image as an OCI layout to dist/image, for PLATFORMS, without
 .PHONY: test
 test: build libc ## Run every test, with a real API server and real clients.
 	@hack/packages.sh gcc libc6-dev skopeo podman postgresql
-	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign versitygw
+	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign registry-peer versitygw
 	go vet ./...
 	CGO_ENABLED=1 go test $(RACE) -timeout $(TEST_TIMEOUT) $(TEST_PACKAGES)
 	cd hack/image && GOWORK=off go vet ./... && GOWORK=off go test ./...
@@ -97,7 +97,7 @@ conformance: build ## Run OCI's conformance suite, whose binary CONFORMANCE name
 .PHONY: soak
 soak: build ## Run the tests in their long form.
 	@hack/packages.sh skopeo podman postgresql
-	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign versitygw
+	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane regctl helm cosign registry-peer versitygw
 	@mkdir -p $(ARTIFACTS)
 	TIDELOCK_SOAK=1 go test -count=1 -artifacts -outputdir $(ARTIFACTS) -timeout $(SOAK_TIMEOUT) $(TEST_PACKAGES)
 	hack/fuzz.sh $(FUZZ_TIME)
@@ -105,7 +105,7 @@ soak: build ## Run the tests in their long form.
 
 .PHONY: bench
 bench: build ## Measure, beside another registry in the same run.
-	@hack/packages.sh postgresql
+	@hack/packages.sh postgresql skopeo
 	@hack/tools/build.sh $(CONTROL_PLANE) kubectl crane registry-peer versitygw
 	@go run ./hack/bench $(ARGS)
 

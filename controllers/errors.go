@@ -5,8 +5,11 @@ import (
 	"net/http"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 	registryclient "github.com/tidelock/tidelock/registry/client"
+	"github.com/tidelock/tidelock/registry/domain"
 )
 
 // An error of a phase has one of three classes. Any other error is transient and tried again with growing pauses, and so
@@ -37,13 +40,36 @@ func (e *unavailableError) Error() string { return e.cause.Error() }
 
 func (e *unavailableError) Unwrap() error { return e.cause }
 
+// refused is an object that the registry does not take, as messages need it.
+type refused struct {
+	object client.Object
+	// stored is true where the registry has had the object before. meanwhile says what becomes of that while the registry
+	// does not answer, lost what becomes of it once the organization is another's.
+	stored          bool
+	meanwhile, lost string
+}
+
+func refusedPolicy(policy *registryv1alpha1.ImmutabilityPolicy) refused {
+	return refused{
+		object: policy, stored: policy.Status.PolicyUUID != "", meanwhile: "What was stored before stays in force.",
+		lost: "what was stored before stays in force, and can only be deleted",
+	}
+}
+
+func refusedMirror(mirror *registryv1alpha1.OrgMirror) refused {
+	return refused{
+		object: mirror, stored: mirror.Status.MirrorUUID != "", meanwhile: "What was mirrored before stays as it is.",
+		lost: "nothing is synced any more, and the mirror can only be deleted",
+	}
+}
+
 // refusal classifies an error of the registry. Messages hold nothing that changes from one attempt to the next; the
 // cause is for the log.
-func refusal(policy *registryv1alpha1.ImmutabilityPolicy, err error) error {
+func (r refused) refusal(err error) error {
 	var e *registryclient.Error
 	isAnswer := errors.As(err, &e)
-	meanwhile := "What was stored before stays in force."
-	if !policy.DeletionTimestamp.IsZero() {
+	meanwhile := r.meanwhile
+	if !r.object.GetDeletionTimestamp().IsZero() {
 		meanwhile = "The deletion waits for it."
 	}
 	switch {
@@ -53,22 +79,29 @@ func refusal(policy *registryv1alpha1.ImmutabilityPolicy, err error) error {
 		return &unavailableError{cause: err, message: "The registry does not answer; the operator goes on trying. " + meanwhile}
 	case registryclient.IsNotOwned(err):
 		message := e.Message
-		if policy.Status.PolicyUUID != "" {
-			message += "; what was stored before stays in force, and can only be deleted"
+		if r.stored {
+			message += "; " + r.lost
 		}
 		return &stalledError{reason: registryv1alpha1.ReasonOrganizationNotOwned, message: message}
 	case registryclient.IsOtherCluster(err):
 		return &stalledError{reason: registryv1alpha1.ReasonOtherCluster, message: e.Message}
 	case registryclient.IsInvalid(err):
 		return &stalledError{reason: registryv1alpha1.ReasonInvalidSpec, message: e.Message}
+	case isMirror(r.object) && isAnswer && e.Code == domain.CodeConflict:
+		return &stalledError{reason: registryv1alpha1.ReasonOrganizationMirrored, message: e.Message}
 	}
 	return &stalledError{reason: registryv1alpha1.ReasonRefused, message: e.Message}
 }
 
 // refusalOrNil is refusal for an error that may be none.
-func refusalOrNil(policy *registryv1alpha1.ImmutabilityPolicy, err error) error {
+func (r refused) refusalOrNil(err error) error {
 	if err == nil {
 		return nil
 	}
-	return refusal(policy, err)
+	return r.refusal(err)
+}
+
+func isMirror(object client.Object) bool {
+	_, is := object.(*registryv1alpha1.OrgMirror)
+	return is
 }

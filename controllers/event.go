@@ -44,10 +44,14 @@ const (
 	EventPushRefused = "PushRefused"
 	// EventDeleteRefused: a deletion would have removed a locked tag, or the image of one.
 	EventDeleteRefused = "DeleteRefused"
+	// EventSyncSucceeded: a sync of a mirror ended with all that is selected.
+	EventSyncSucceeded = "SyncSucceeded"
+	// EventSyncFailed: a sync of a mirror ended without all.
+	EventSyncFailed = "SyncFailed"
 )
 
 // becomesEvent tells whether an entry of the audit log is one Kubernetes Event: each tag that a policy locks, releases or
-// refuses to change, or in place of the first two the summary of the sweep. Counted repeats of a refusal are not: their
+// refuses to change, or in place of the first two the summary of the sweep, and the end of each sync of a mirror. Counted repeats of a refusal are not: their
 // first is. The entry alone decides, so the answer is the same whenever and by whom it is read.
 func becomesEvent(entry openapi.LogEntry) bool {
 	switch kind := audit.Kind(entry.Kind); kind {
@@ -57,6 +61,8 @@ func becomesEvent(entry openapi.LogEntry) bool {
 		return text(entry, "trigger") == audit.TriggerPolicy && !summarised(entry)
 	case audit.KindApplyPolicy:
 		return summarised(entry)
+	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed:
+		return true
 	default:
 		_, repeat := entry.Metadata["repeat_of"]
 		return strings.HasSuffix(entry.Kind, "_failed") && entry.Policy != "" && !repeat
@@ -131,6 +137,8 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 		event.Note = fmt.Sprintf("%s is locked at %s by pattern %s", tag, digest, pattern)
 	case audit.KindApplyPolicy:
 		tellSummary(event, entry)
+	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed:
+		tellSync(event, entry)
 	default:
 		event.Type = corev1.EventTypeWarning
 		event.Reason, event.Action = EventDeleteRefused, "Delete"
@@ -154,8 +162,7 @@ func tellSummary(event *eventsv1.Event, entry openapi.LogEntry) {
 	if text(entry, "state") == string(domain.SweepStopped) {
 		until = " before a change of the policy stopped the sweep"
 	}
-	// Numbers and lists as JSON has them.
-	count, _ := entry.Metadata["tags_affected_count"].(float64)
+	count := number(entry, "tags_affected_count")
 	tags, _ := entry.Metadata["sample_tags"].([]any)
 	names := make([]string, len(tags))
 	for i, tag := range tags {
@@ -165,7 +172,26 @@ func tellSummary(event *eventsv1.Event, entry openapi.LogEntry) {
 	if rest := int(count) - len(names); rest > 0 {
 		sample += fmt.Sprintf(" and %d more", rest)
 	}
-	event.Note = fmt.Sprintf("tags in %s %s pattern %s%s: %.0f (%s)", subject(entry), did, text(entry, "tag_pattern"), until, count, sample)
+	event.Note = fmt.Sprintf("tags in %s %s pattern %s%s: %d (%s)", subject(entry), did, text(entry, "tag_pattern"), until, count, sample)
+}
+
+// tellSync says how a sync of a mirror ended, and what became of the tags.
+func tellSync(event *eventsv1.Event, entry openapi.LogEntry) {
+	event.Reason, event.Action = EventSyncSucceeded, "Sync"
+	ended := "succeeded"
+	if audit.Kind(entry.Kind) == audit.KindOrgMirrorFailed {
+		event.Type, event.Reason = corev1.EventTypeWarning, EventSyncFailed
+		ended = "failed"
+	}
+	event.Note = fmt.Sprintf("sync %d of organization %s %s: tags %d", number(entry, "sync"), entry.Organization, ended, number(entry, "tags_count"))
+	for _, outcome := range []string{"copied", "unchanged", "skipped", "failed", "conflicts", "pruned"} {
+		if n := number(entry, "tags_"+outcome+"_count"); n > 0 {
+			event.Note += fmt.Sprintf(", %s %d", outcome, n)
+		}
+	}
+	if message := text(entry, "message"); message != "" {
+		event.Note += "; " + message
+	}
 }
 
 // subject names what an entry is about as clients do, for instance "team-a/app:v1.0.0".
@@ -183,4 +209,10 @@ func subject(entry openapi.LogEntry) string {
 func text(entry openapi.LogEntry, field string) string {
 	value, _ := entry.Metadata[field].(string)
 	return value
+}
+
+// number reads a whole number as JSON has it.
+func number(entry openapi.LogEntry, field string) int64 {
+	value, _ := entry.Metadata[field].(float64)
+	return int64(value)
 }

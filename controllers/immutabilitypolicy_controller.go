@@ -102,7 +102,7 @@ func (r *ImmutabilityPolicyReconciler) affectedBy(ctx context.Context, namespace
 	var requests []reconcile.Request
 	for i := range policies.Items {
 		policy := &policies.Items[i]
-		if policy.Namespace == namespace.GetName() || hasStalled(policy, registryv1alpha1.ReasonOrganizationNotOwned) {
+		if policy.Namespace == namespace.GetName() || conditionsOfPolicy(policy).stalledFor(registryv1alpha1.ReasonOrganizationNotOwned) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(policy)})
 		}
 	}
@@ -123,7 +123,7 @@ func (r *ImmutabilityPolicyReconciler) Reconcile(ctx context.Context, request re
 		return result, nil
 	}
 	if policy.DeletionTimestamp.IsZero() {
-		if err := r.addFinalizer(ctx, policy); err != nil {
+		if err := addFinalizer(ctx, r.Client, policy); err != nil {
 			return result, client.IgnoreNotFound(err)
 		}
 	}
@@ -160,20 +160,13 @@ func (r *ImmutabilityPolicyReconciler) reconcileNormal(ctx context.Context, poli
 // reconcileDelete waits for nothing but the registry's word that it will delete the policy.
 func (r *ImmutabilityPolicyReconciler) reconcileDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) error {
 	if err := r.Registry.DeletePolicy(ctx, policy.Namespace, policy.Name, r.Cluster, string(policy.UID)); err != nil {
-		return refusal(policy, err)
+		return refusedPolicy(policy).refusal(err)
 	}
-	before := policy.DeepCopy()
-	controllerutil.RemoveFinalizer(policy, registryv1alpha1.Finalizer)
-	return client.IgnoreNotFound(r.Patch(ctx, policy, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+	return removeFinalizer(ctx, r.Client, policy)
 }
 
-func (r *ImmutabilityPolicyReconciler) addFinalizer(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) error {
-	before := policy.DeepCopy()
-	if !controllerutil.AddFinalizer(policy, registryv1alpha1.Finalizer) {
-		return nil
-	}
-	// A merge patch replaces the whole list, so it must be about the list that was read.
-	return r.Patch(ctx, policy, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+func (r *ImmutabilityPolicyReconciler) fence() fence {
+	return fence{uncached: r.Uncached, sync: r.Sync}
 }
 
 // patchStatus writes the status if it changed. While nothing but its counts changes, it is left to rest.
@@ -183,7 +176,7 @@ func (r *ImmutabilityPolicyReconciler) patchStatus(ctx context.Context, before, 
 	}
 	key := client.ObjectKeyFromObject(policy)
 	if onlyCountsDiffer(before.Status, policy.Status) {
-		if rest := countsInterval - time.Since(r.visits.get(key).patched); rest > 0 {
+		if rest := r.visits.rest(key); rest > 0 {
 			if failed == nil && (result.RequeueAfter == 0 || rest < result.RequeueAfter) {
 				result.RequeueAfter = rest
 			}
@@ -199,7 +192,7 @@ func (r *ImmutabilityPolicyReconciler) patchStatus(ctx context.Context, before, 
 
 // CountsChanged tells that something happened to a policy's tags: its status is due, but not in a hurry.
 func (r *ImmutabilityPolicyReconciler) CountsChanged(key types.NamespacedName) {
-	r.wakeups.after(key, max(time.Second, countsInterval-time.Since(r.visits.get(key).patched)))
+	r.wakeups.after(key, max(time.Second, r.visits.rest(key)))
 }
 
 // PutAll has every policy put again, for instance after the registry was away.

@@ -2,14 +2,11 @@ package controllers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -65,7 +62,7 @@ func sweepStatus(sweep openapi.Sweep) *registryv1alpha1.SweepStatus {
 func (r *ImmutabilityPolicyReconciler) countEvents(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) error {
 	events, err := r.Ledger.Count(ctx, policy.Status.PolicyUUID, policy.Status.Events)
 	if err != nil {
-		return refusal(policy, err)
+		return refusedPolicy(policy).refusal(err)
 	}
 	policy.Status.Events = events
 	observeEvents(client.ObjectKeyFromObject(policy), events)
@@ -87,66 +84,25 @@ func withoutCounts(status registryv1alpha1.ImmutabilityPolicyStatus) registryv1a
 
 // finish turns what came of the phases into conditions and into what happens next.
 func (r *ImmutabilityPolicyReconciler) finish(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy, err error) (reconcile.Result, error) {
-	var stalled *stalledError
-	var waiting *waitingError
-	var unavailable *unavailableError
 	settled := func() { r.Sync.Settled(policy.UID) }
-	switch {
-	case err == nil:
-		settled()
-		setReady(policy)
-		if events := policy.Status.Events; events != nil && events.Pending > 0 {
-			return reconcile.Result{RequeueAfter: jitter(backlogInterval)}, nil
-		}
-		return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
-	case errors.As(err, &stalled):
-		ctrl.LoggerFrom(ctx).Info("the policy is stalled", "reason", stalled.reason, "message", stalled.message)
-		settled()
-		setConditions(policy, metav1.ConditionFalse, registryv1alpha1.ConditionStalled, stalled.reason, stalled.message)
-		return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
-	case errors.As(err, &waiting):
-		if waiting.reason != "" {
-			settled()
-			setConditions(policy, metav1.ConditionFalse, registryv1alpha1.ConditionReconciling, waiting.reason, waiting.message)
-		}
-		return reconcile.Result{RequeueAfter: jitter(waiting.after)}, nil
-	case errors.As(err, &unavailable):
-		setConditions(policy, metav1.ConditionUnknown, registryv1alpha1.ConditionReconciling, registryv1alpha1.ReasonRegistryUnavailable, unavailable.message)
+	if err != nil {
+		return conditionsOfPolicy(policy).failed(ctx, err, settled)
 	}
-	return reconcile.Result{}, err
+	settled()
+	setReady(policy)
+	if events := policy.Status.Events; events != nil && events.Pending > 0 {
+		return reconcile.Result{RequeueAfter: jitter(backlogInterval)}, nil
+	}
+	return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
 }
 
 func setReady(policy *registryv1alpha1.ImmutabilityPolicy) {
+	c := conditionsOfPolicy(policy)
 	if policy.PolicySpec().EnforcementMode == domain.DryRun {
-		setConditions(policy, metav1.ConditionTrue, "", registryv1alpha1.ReasonDryRun,
+		c.set(metav1.ConditionTrue, "", registryv1alpha1.ReasonDryRun,
 			fmt.Sprintf("A dry run: no tag in %s is locked by this policy. Set enforcementMode to Enforce to lock those that it covers.", policy.Scope()))
 		return
 	}
-	setConditions(policy, metav1.ConditionTrue, "", registryv1alpha1.ReasonEnforced,
+	c.set(metav1.ConditionTrue, "", registryv1alpha1.ReasonEnforced,
 		fmt.Sprintf("Every tag in %s that the policy covers is locked.", policy.Scope()))
-}
-
-// setConditions sets Ready and beside it, with the same reason and message, the one condition that explains it. Only
-// then has the status something to say about the present generation.
-func setConditions(policy *registryv1alpha1.ImmutabilityPolicy, ready metav1.ConditionStatus, beside, reason, message string) {
-	policy.Status.ObservedGeneration = policy.Generation
-	conditions := &policy.Status.Conditions
-	set := func(kind string, status metav1.ConditionStatus) {
-		meta.SetStatusCondition(conditions, metav1.Condition{
-			Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: policy.Generation,
-		})
-	}
-	set(registryv1alpha1.ConditionReady, ready)
-	for _, kind := range []string{registryv1alpha1.ConditionReconciling, registryv1alpha1.ConditionStalled} {
-		if kind == beside {
-			set(kind, metav1.ConditionTrue)
-		} else {
-			meta.RemoveStatusCondition(conditions, kind)
-		}
-	}
-}
-
-func hasStalled(policy *registryv1alpha1.ImmutabilityPolicy, reason string) bool {
-	stalled := meta.FindStatusCondition(policy.Status.Conditions, registryv1alpha1.ConditionStalled)
-	return stalled != nil && stalled.Reason == reason
 }

@@ -40,8 +40,24 @@ var (
 	}, []string{"namespace", "name", "state"})
 )
 
+var (
+	mirrorLastSuccess = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tidelock_orgmirror_last_success_timestamp_seconds",
+		Help: "When the last sync of a mirror that succeeded ended, in seconds since 1970; 0 if none did.",
+	}, []string{"namespace", "name"})
+	mirrorFailures = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tidelock_orgmirror_failed_syncs",
+		Help: "Syncs of a mirror that failed since the last one that did not.",
+	}, []string{"namespace", "name"})
+	mirrorTags = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tidelock_orgmirror_tags",
+		Help: "Tags of the sync of a mirror that runs, or else of the last one, by what became of them.",
+	}, []string{"namespace", "name", "outcome"})
+)
+
 func init() {
-	metrics.Registry.MustRegister(eventsEmitted, eventsDeadLettered, eventsBacklog, auditLogConsistent, publishedSize, publishedTime, policyEvents)
+	metrics.Registry.MustRegister(eventsEmitted, eventsDeadLettered, eventsBacklog, auditLogConsistent, publishedSize, publishedTime, policyEvents,
+		mirrorLastSuccess, mirrorFailures, mirrorTags)
 	auditLogConsistent.Set(-1)
 }
 
@@ -57,4 +73,29 @@ func observeEvents(key types.NamespacedName, events *registryv1alpha1.EventsStat
 
 func forgetEventMetrics(key types.NamespacedName) {
 	policyEvents.DeletePartialMatch(prometheus.Labels{"namespace": key.Namespace, "name": key.Name})
+}
+
+func observeMirror(key types.NamespacedName, status openapi.MirrorStatus) {
+	var succeeded float64
+	if status.LastSuccess != nil {
+		succeeded = float64(status.LastSuccess.Unix())
+	}
+	mirrorLastSuccess.WithLabelValues(key.Namespace, key.Name).Set(succeeded)
+	mirrorFailures.WithLabelValues(key.Namespace, key.Name).Set(float64(status.Failures))
+	if status.Sync == nil {
+		return
+	}
+	tags := status.Sync.Progress.Tags
+	for outcome, n := range map[string]int64{
+		"copied": tags.Copied, "unchanged": tags.Unchanged, "skipped": tags.Skipped, "failed": tags.Failed, "conflict": tags.Conflicts, "pruned": tags.Pruned,
+	} {
+		mirrorTags.WithLabelValues(key.Namespace, key.Name, outcome).Set(float64(n))
+	}
+}
+
+func forgetMirrorMetrics(key types.NamespacedName) {
+	labels := prometheus.Labels{"namespace": key.Namespace, "name": key.Name}
+	mirrorLastSuccess.DeletePartialMatch(labels)
+	mirrorFailures.DeletePartialMatch(labels)
+	mirrorTags.DeletePartialMatch(labels)
 }

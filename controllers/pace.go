@@ -42,6 +42,8 @@ type putState struct {
 	uid        types.UID
 	generation int64
 	claim      string
+	// requestedAt is of mirrors only.
+	requestedAt string
 }
 
 // visit is what this process remembers of an object from one reconciliation to the next. Nothing is lost with it but a
@@ -50,6 +52,8 @@ type visit struct {
 	put      putState
 	putAgain time.Time
 	patched  time.Time
+	// putAt is when a mirror was put, next when its next sync is due.
+	putAt, next time.Time
 }
 
 // visits remembers the visits by object.

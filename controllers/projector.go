@@ -63,7 +63,7 @@ type EventPace struct {
 var DefaultEventPace = EventPace{Burst: 100_000, BurstRate: 500, Rate: 40}
 
 // Projector makes one Kubernetes Event of each entry of the registry's audit log about a tag that a policy locked,
-// released or refused to change: none is lost, none is made twice and none is merged with another, however often the
+// released or refused to change, and about the end of a sync: none is lost, none is made twice and none is merged with another, however often the
 // operator, the registry or the API server stop. Recorders of client-go do all three.
 type Projector struct {
 	Registry LogRegistry
@@ -77,6 +77,8 @@ type Projector struct {
 	Pace      EventPace
 	// CountsChanged is told of each policy that the log says something about.
 	CountsChanged func(types.NamespacedName)
+	// SyncChanged is told of each mirror whose syncs the log says something about.
+	SyncChanged func(types.NamespacedName)
 	// Recovered is called when the registry answers again, and when its log is not the one that it was.
 	Recovered func(context.Context) error
 
@@ -185,16 +187,27 @@ func (p *Projector) project(ctx context.Context, segment openapi.LogSegment, fro
 		return from, err
 	}
 	p.Ledger.Advance(segment.Entries, to)
-	changed := map[types.NamespacedName]bool{}
-	for _, entry := range segment.Entries {
-		if entry.Manager != nil && entry.Manager.Kind == policyKind {
-			changed[types.NamespacedName{Namespace: entry.Manager.Namespace, Name: entry.Manager.Name}] = true
+	p.tellChanged(segment.Entries)
+	return to, p.savePace(ctx)
+}
+
+// tellChanged tells once of each object that entries are about.
+func (p *Projector) tellChanged(entries []openapi.LogEntry) {
+	changed := map[openapi.Manager]bool{}
+	for _, entry := range entries {
+		if entry.Manager != nil {
+			changed[openapi.Manager{Kind: entry.Manager.Kind, Namespace: entry.Manager.Namespace, Name: entry.Manager.Name}] = true
 		}
 	}
-	for key := range changed {
-		p.CountsChanged(key)
+	for object := range changed {
+		key := types.NamespacedName{Namespace: object.Namespace, Name: object.Name}
+		switch object.Kind {
+		case policyKind:
+			p.CountsChanged(key)
+		case mirrorKind:
+			p.SyncChanged(key)
+		}
 	}
-	return to, p.savePace(ctx)
 }
 
 // loadPace reads how much is left in the bucket.

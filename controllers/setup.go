@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 // Registry is all that the controllers need of the registry.
 type Registry interface {
 	PolicyRegistry
+	MirrorRegistry
 	SyncRegistry
 	LogRegistry
 	LedgerRegistry
@@ -58,24 +60,31 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	policies := &ImmutabilityPolicyReconciler{
 		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Ledger: ledger,
 	}
+	mirrors := &OrgMirrorReconciler{
+		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Now: time.Now,
+	}
+	putAll := func(ctx context.Context) error { return errors.Join(policies.PutAll(ctx), mirrors.PutAll(ctx)) }
 	publisher := &Publisher{
 		Registry: options.Registry, Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: events,
 		Cluster: uid, Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance,
-		Options: options.Checkpoints, VerdictChanged: policies.PutAll, wake: make(chan struct{}, 1),
+		Options: options.Checkpoints, VerdictChanged: putAll, wake: make(chan struct{}, 1),
 	}
-	policies.Evidence = publisher.SetCondition
+	policies.Evidence, mirrors.Evidence = publisher.SetCondition, publisher.SetCondition
 	projector := &Projector{
 		Registry: options.Registry, Events: events, Ledger: ledger,
 		Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance, Pace: options.EventPace,
-		CountsChanged: policies.CountsChanged,
+		CountsChanged: policies.CountsChanged, SyncChanged: mirrors.SyncChanged,
 		Recovered: func(ctx context.Context) error {
 			synchronizer.Restart()
 			publisher.Wake()
-			return policies.PutAll(ctx)
+			return putAll(ctx)
 		},
 	}
 	if err := policies.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller of %s: %w", policyKind, err)
+	}
+	if err := mirrors.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the controller of %s: %w", mirrorKind, err)
 	}
 	if err := mgr.Add(synchronizer); err != nil {
 		return fmt.Errorf("setting up the synchronizer: %w", err)

@@ -43,8 +43,14 @@ type stubRegistry struct {
 	// onPolicyLog is called before the log of a policy is read, afterPolicyLog before what was read is returned.
 	onPolicyLog, afterPolicyLog func()
 
-	put     func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
-	puts    []openapi.ManagedPolicy
+	put  func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
+	puts []openapi.ManagedPolicy
+
+	// putMirror and mirror answer for mirrors, mirrors is what was put.
+	putMirror func(openapi.ManagedMirror) (openapi.MirrorStatus, error)
+	mirror    func() (openapi.MirrorStatus, error)
+	mirrors   []openapi.ManagedMirror
+
 	present [][]openapi.Manager
 }
 
@@ -64,6 +70,21 @@ func (r *stubRegistry) PolicyStatus(context.Context, string, string) (openapi.Po
 }
 
 func (r *stubRegistry) DeletePolicy(context.Context, string, string, string, string) error {
+	return nil
+}
+
+func (r *stubRegistry) PutOrgMirror(_ context.Context, _, _ string, mirror openapi.ManagedMirror) (openapi.MirrorStatus, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mirrors = append(r.mirrors, mirror)
+	return r.putMirror(mirror)
+}
+
+func (r *stubRegistry) GetOrgMirror(context.Context, string, string) (openapi.MirrorStatus, error) {
+	return r.mirror()
+}
+
+func (r *stubRegistry) DeleteOrgMirror(context.Context, string, string, string, string) error {
 	return nil
 }
 

@@ -104,7 +104,7 @@ func (s *Synchronizer) notify() {
 }
 
 // Put calls put while no report is on its way.
-func (s *Synchronizer) Put(put func() (openapi.PolicyStatus, error)) (openapi.PolicyStatus, error) {
+func (s *Synchronizer) Put(put func() error) error {
 	s.putting.RLock()
 	defer s.putting.RUnlock()
 	return put()
@@ -155,22 +155,15 @@ func (s *Synchronizer) somethingIsGone() bool {
 func (s *Synchronizer) report(ctx context.Context, reported int64) (int64, error) {
 	s.putting.Lock()
 	defer s.putting.Unlock()
-	var policies registryv1alpha1.ImmutabilityPolicyList
-	if err := s.Reader.List(ctx, &policies, client.UnsafeDisableDeepCopy); err != nil {
-		return reported, fmt.Errorf("listing policies: %w", err)
+	present, err := s.present(ctx)
+	if err != nil {
+		return reported, err
 	}
-	present := make([]openapi.Manager, len(policies.Items))
-	uids := make(map[types.UID]bool, len(policies.Items))
-	for i := range policies.Items {
-		p := &policies.Items[i]
-		present[i] = openapi.Manager{Kind: policyKind, Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}
-		uids[p.UID] = true
-	}
-	epoch, complete := s.progress(uids)
+	epoch, complete := s.progress(present)
 	if epoch != reported && !complete {
 		return reported, nil
 	}
-	err := s.Before(ctx)
+	err = s.Before(ctx)
 	if err == nil {
 		err = s.Registry.Synced(ctx, s.Cluster, present)
 	}
@@ -181,17 +174,44 @@ func (s *Synchronizer) report(ctx context.Context, reported int64) (int64, error
 	return epoch, nil
 }
 
+// present lists the objects of all kinds.
+func (s *Synchronizer) present(ctx context.Context) ([]openapi.Manager, error) {
+	var policies registryv1alpha1.ImmutabilityPolicyList
+	if err := s.Reader.List(ctx, &policies, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing policies: %w", err)
+	}
+	var mirrors registryv1alpha1.OrgMirrorList
+	if err := s.Reader.List(ctx, &mirrors, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing mirrors: %w", err)
+	}
+	present := make([]openapi.Manager, 0, len(policies.Items)+len(mirrors.Items))
+	add := func(kind string, o client.Object) {
+		present = append(present, openapi.Manager{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())})
+	}
+	for i := range policies.Items {
+		add(policyKind, &policies.Items[i])
+	}
+	for i := range mirrors.Items {
+		add(mirrorKind, &mirrors.Items[i])
+	}
+	return present, nil
+}
+
 // progress tells the epoch and whether every object has settled in it. It forgets objects that are gone.
-func (s *Synchronizer) progress(present map[types.UID]bool) (epoch int64, complete bool) {
+func (s *Synchronizer) progress(present []openapi.Manager) (epoch int64, complete bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = false
+	here := make(map[types.UID]bool, len(present))
+	for _, object := range present {
+		here[types.UID(object.UID)] = true
+	}
 	for uid := range s.settled {
-		if !present[uid] {
+		if !here[uid] {
 			delete(s.settled, uid)
 		}
 	}
-	for uid := range present {
+	for uid := range here {
 		if s.settled[uid] != s.epoch {
 			return s.epoch, false
 		}

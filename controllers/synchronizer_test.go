@@ -72,6 +72,15 @@ var _ = Describe("The synchronizer", func() {
 		Eventually(reports).Should(HaveLen(2))
 	})
 
+	It("reports the objects of all kinds", func(ctx context.Context) {
+		Expect(cluster.Create(ctx, mirrorObject())).To(Succeed())
+		synchronizer.Settled("uid-one")
+		synchronizer.Settled("uid-two")
+		Consistently(reports).WithTimeout(3 * settleDelay).Should(BeEmpty())
+		synchronizer.Settled("uid-upstream")
+		Eventually(reports).Should(ConsistOf(ConsistOf(one, two, openapi.Manager{Kind: mirrorKind, Namespace: "team-a", Name: "upstream", UID: "uid-upstream"})))
+	})
+
 	It("reports again when an object is gone", func(ctx context.Context) {
 		synchronizer.Settled("uid-one")
 		synchronizer.Settled("uid-two")
@@ -85,12 +94,11 @@ var _ = Describe("The synchronizer", func() {
 		put, finish := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer GinkgoRecover()
-			_, err := synchronizer.Put(func() (openapi.PolicyStatus, error) {
+			Expect(synchronizer.Put(func() error {
 				close(put)
 				<-finish
-				return openapi.PolicyStatus{}, nil
-			})
-			Expect(err).NotTo(HaveOccurred())
+				return nil
+			})).To(Succeed())
 		}()
 		Eventually(put).Should(BeClosed())
 		synchronizer.Settled("uid-one")

@@ -8,43 +8,49 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 )
 
-// immutabilityPolicyStamper stamps each policy with who made the latest change of its spec.
-type immutabilityPolicyStamper struct{}
+// stamper stamps each object of a kind with who made the latest change of its spec.
+type stamper[T client.Object] struct{}
 
-var _ admission.Defaulter[*registryv1alpha1.ImmutabilityPolicy] = immutabilityPolicyStamper{}
+var (
+	_ admission.Defaulter[*registryv1alpha1.ImmutabilityPolicy] = stamper[*registryv1alpha1.ImmutabilityPolicy]{}
+	_ admission.Defaulter[*registryv1alpha1.OrgMirror]          = stamper[*registryv1alpha1.OrgMirror]{}
+)
 
 // Default implements admission.Defaulter. What it does depends on nothing but the request, so it may be done again after
 // other webhooks, and on a dry run.
-func (immutabilityPolicyStamper) Default(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) error {
+func (stamper[T]) Default(ctx context.Context, object T) error {
 	stamp, err := stampFor(ctx)
 	if err != nil {
 		return err
 	}
+	annotations := object.GetAnnotations()
 	if stamp == "" {
-		delete(policy.Annotations, registryv1alpha1.AppliedByAnnotation)
+		delete(annotations, registryv1alpha1.AppliedByAnnotation)
 		return nil
 	}
-	if policy.Annotations == nil {
-		policy.Annotations = map[string]string{}
+	if annotations == nil {
+		annotations = map[string]string{}
 	}
-	policy.Annotations[registryv1alpha1.AppliedByAnnotation] = stamp
+	annotations[registryv1alpha1.AppliedByAnnotation] = stamp
+	object.SetAnnotations(annotations)
 	return nil
 }
 
-// checkStamp refuses a policy whose stamp is not the one that the request makes: webhooks of others run after the one
+// checkStamp refuses an object whose stamp is not the one that the request makes: webhooks of others run after the one
 // that stamps.
-func checkStamp(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) field.ErrorList {
+func checkStamp(ctx context.Context, object client.Object) field.ErrorList {
 	path := field.NewPath("metadata", "annotations").Key(registryv1alpha1.AppliedByAnnotation)
 	stamp, err := stampFor(ctx)
 	if err != nil {
 		return field.ErrorList{field.InternalError(path, err)}
 	}
-	found := policy.Annotations[registryv1alpha1.AppliedByAnnotation]
+	found := object.GetAnnotations()[registryv1alpha1.AppliedByAnnotation]
 	if found == stamp {
 		return nil
 	}

@@ -54,7 +54,7 @@ var _ = Describe("The stamp of who applied a policy", func() {
 
 	DescribeTable("is", func(before, after, stamp string) {
 		ctx, policy := request(before, after), read(after)
-		Expect(immutabilityPolicyStamper{}.Default(ctx, policy)).To(Succeed())
+		Expect(stamper[*registryv1alpha1.ImmutabilityPolicy]{}.Default(ctx, policy)).To(Succeed())
 		found, is := policy.Annotations[registryv1alpha1.AppliedByAnnotation]
 		Expect(found).To(Equal(stamp))
 		Expect(is).To(Equal(stamp != ""))
@@ -62,7 +62,7 @@ var _ = Describe("The stamp of who applied a policy", func() {
 		Expect(checkStamp(ctx, policy)).To(BeEmpty())
 
 		again := policy.DeepCopy()
-		Expect(immutabilityPolicyStamper{}.Default(ctx, again)).To(Succeed())
+		Expect(stamper[*registryv1alpha1.ImmutabilityPolicy]{}.Default(ctx, again)).To(Succeed())
 		Expect(again).To(Equal(policy), "done again it changes nothing")
 	},
 		Entry("of the creator at generation 1", "", object("", spec), `{"generation":1,"username":"bob","uid":"bob-uid"}`),
@@ -81,7 +81,7 @@ var _ = Describe("The stamp of who applied a policy", func() {
 	It("has no UID for a user without one", func() {
 		r := admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{Operation: admissionv1.Create, UserInfo: authenticationv1.UserInfo{Username: `a "user"`}}}
 		policy := &registryv1alpha1.ImmutabilityPolicy{}
-		Expect(immutabilityPolicyStamper{}.Default(admission.NewContextWithRequest(context.Background(), r), policy)).To(Succeed())
+		Expect(stamper[*registryv1alpha1.ImmutabilityPolicy]{}.Default(admission.NewContextWithRequest(context.Background(), r), policy)).To(Succeed())
 		Expect(policy.Annotations).To(HaveKeyWithValue(registryv1alpha1.AppliedByAnnotation, `{"generation":1,"username":"a \"user\""}`))
 		applied, ok := registryv1alpha1.ParseApplied(policy.Annotations)
 		Expect(ok).To(BeTrue())

@@ -8,16 +8,12 @@ package webhooks
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -36,6 +32,8 @@ type Registry interface {
 	Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error)
 	// NoteDeletionIntent tells who asks to delete a policy.
 	NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
+	// NoteOrgMirrorDeletionIntent tells who asks to delete a mirror.
+	NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
 }
 
 // immutabilityPolicyValidator admits or refuses policies by themselves, and warns by what it sees around them.
@@ -64,7 +62,7 @@ func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Reg
 		return fmt.Errorf("indexing policies by scope: %w", err)
 	}
 	return ctrl.NewWebhookManagedBy(mgr, &registryv1alpha1.ImmutabilityPolicy{}).
-		WithDefaulter(immutabilityPolicyStamper{}).
+		WithDefaulter(stamper[*registryv1alpha1.ImmutabilityPolicy]{}).
 		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry}).
 		Complete()
 }
@@ -101,22 +99,7 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 // ValidateDelete implements admission.Validator. It refuses nothing: it tells the registry who asks, since a deletion
 // leaves no trace of that in the object. What is being deleted already was asked for by somebody else.
 func (v *immutabilityPolicyValidator) ValidateDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
-	request, err := admission.RequestFromContext(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if ptr.Deref(request.DryRun, false) || !policy.DeletionTimestamp.IsZero() {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, registryBudget)
-	defer cancel()
-	err = v.registry.NoteDeletionIntent(ctx, policy.Namespace, policy.Name, openapi.DeletionIntent{
-		UID: string(policy.UID), User: request.UserInfo.Username, UserUID: request.UserInfo.UID,
-	})
-	if err != nil {
-		log.FromContext(ctx).Info("the registry could not be told who deletes a policy", "user", request.UserInfo.Username, "cause", err.Error())
-	}
-	return nil, nil
+	return nil, noteDeletion(ctx, policy, v.registry.NoteDeletionIntent)
 }
 
 func invalid(policy *registryv1alpha1.ImmutabilityPolicy, errs field.ErrorList) error {
@@ -124,36 +107,12 @@ func invalid(policy *registryv1alpha1.ImmutabilityPolicy, errs field.ErrorList) 
 }
 
 func (v *immutabilityPolicyValidator) warnings(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) admission.Warnings {
-	var warnings admission.Warnings
-	for _, warn := range []func(context.Context, *registryv1alpha1.ImmutabilityPolicy) string{
-		v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact,
-	} {
-		if text := warn(ctx, policy); text != "" {
-			warnings = append(warnings, shorten(text))
-		}
-	}
-	return warnings
+	return warningsOf(ctx, policy, v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact)
 }
 
-// warnOwnership warns where the policy will stall because its namespace has no claim to the organization. Whether a
-// claim is good is decided by the registry.
+// warnOwnership warns where the policy will stall because its namespace has no claim to the organization.
 func (v *immutabilityPolicyValidator) warnOwnership(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
-	organization := policy.Organization()
-	if organization == policy.Namespace {
-		return ""
-	}
-	namespace := &metav1.PartialObjectMetadata{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := v.reader.Get(ctx, client.ObjectKey{Name: policy.Namespace}, namespace); err != nil {
-		log.FromContext(ctx).Error(err, "the policy's namespace could not be read; its claim was not checked")
-		return ""
-	}
-	claimed := registryv1alpha1.ClaimedOrganizations(namespace.Annotations)
-	if slices.Contains(claimed, organization) || slices.Contains(claimed, registryv1alpha1.AnyOrganization) {
-		return ""
-	}
-	return fmt.Sprintf("namespace %s does not claim organization %s: the policy has no effect until the namespace's annotation %s names it",
-		policy.Namespace, organization, registryv1alpha1.OrganizationsAnnotation)
+	return warnOwnership(ctx, v.reader, policy.Namespace, policy.Organization(), "policy", true)
 }
 
 // warnRepository warns of a path that was meant to be a whole name.

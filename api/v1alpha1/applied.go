@@ -29,14 +29,19 @@ func ParseApplied(annotations map[string]string) (applied Applied, ok bool) {
 // ClaimedRevision reads RevisionAnnotation as the audit log takes it: without unprintable characters, and cut at 256
 // characters, the last of which marks the cut.
 func ClaimedRevision(annotations map[string]string) string {
-	revision := strings.TrimSpace(strings.Map(func(r rune) rune {
+	return printable(annotations[RevisionAnnotation])
+}
+
+// printable is a text as the registry takes it from an annotation.
+func printable(text string) string {
+	text = strings.TrimSpace(strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return -1
-	}, annotations[RevisionAnnotation]))
-	if utf8.RuneCountInString(revision) > domain.MaxRevisionClaimed {
-		revision = string([]rune(revision)[:domain.MaxRevisionClaimed-1]) + "…"
+	}, text))
+	if utf8.RuneCountInString(text) > domain.MaxRevisionClaimed {
+		text = string([]rune(text)[:domain.MaxRevisionClaimed-1]) + "…"
 	}
-	return revision
+	return text
 }

@@ -15,7 +15,7 @@ var (
 	GroupVersion = schema.GroupVersion{Group: "registry.tidelock.dev", Version: "v1alpha1"}
 
 	schemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error {
-		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{})
+		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{}, &OrgMirror{}, &OrgMirrorList{})
 		metav1.AddToGroupVersion(scheme, GroupVersion)
 		return nil
 	})
@@ -39,6 +39,10 @@ const (
 	// applies the object sets it, and nobody checks it. The audit log has the first 256 printable characters, as a claim.
 	RevisionAnnotation = "registry.tidelock.dev/revision"
 
+	// RequestedAtAnnotation on an OrgMirror asks for a sync now, beside its schedule: each new value for one, of which the
+	// first 256 printable characters count. Any text will do, a time is usual.
+	RequestedAtAnnotation = "registry.tidelock.dev/requestedAt"
+
 	// Finalizer holds a deleted object until the registry has accepted the deletion.
 	Finalizer = "registry.tidelock.dev/registry"
 )
@@ -52,12 +56,12 @@ const (
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True when nothing will change until somebody acts; the message says how.
 	ConditionStalled = "Stalled"
-	// ConditionAuditLogConsistent says whether the registry's audit log, the evidence of every policy, still holds all that
-	// was published of it. It is the same for all policies, and there as soon as the operator knows.
+	// ConditionAuditLogConsistent says whether the registry's audit log, the evidence of every policy and mirror, still holds
+	// all that was published of it. It is the same for all objects, and there as soon as the operator knows.
 	ConditionAuditLogConsistent = "AuditLogConsistent"
 )
 
-// Reasons of conditions.
+// Reasons of conditions. Those that name neither policies nor syncs are for all kinds.
 const (
 	// ReasonEnforced (Ready=True): every tag that the policy covers is locked and has its evidence.
 	ReasonEnforced = "Enforced"
@@ -66,6 +70,32 @@ const (
 	// ReasonSweeping (Ready=False, Reconciling=True): the policy is in force, and its sweep over the tags that were there
 	// before still places or removes holds.
 	ReasonSweeping = "Sweeping"
+	// ReasonSynced (Ready=True): the last sync of the spec has succeeded. It stays while the next one runs.
+	ReasonSynced = "Synced"
+	// ReasonSyncing (Ready=False, Reconciling=True): the first sync of the spec runs, or is about to.
+	ReasonSyncing = "Syncing"
+	// ReasonScheduled (Ready=False): nothing was synced yet, and the schedule has the first sync later.
+	ReasonScheduled = "Scheduled"
+	// ReasonSyncFailed (Ready=False, Reconciling=True): the last sync has failed; it is repeated with growing pauses.
+	ReasonSyncFailed = "SyncFailed"
+	// ReasonSyncCancelled (Ready=False): the last sync of the spec was cancelled; the schedule has the next one.
+	ReasonSyncCancelled = "SyncCancelled"
+	// ReasonSuspended (Ready=True if the last sync has succeeded, otherwise False): nothing is synced until suspend is taken
+	// away.
+	ReasonSuspended = "Suspended"
+	// ReasonSecretNotFound (Ready=False, Reconciling=True): a Secret that the spec refers to is not there. The operator looks
+	// again; meanwhile the registry goes on with what it had.
+	ReasonSecretNotFound = "SecretNotFound"
+	// ReasonSecretInvalid (Ready=False, Reconciling=True): a Secret that the spec refers to has not what is needed. The
+	// operator looks again; meanwhile the registry goes on with what it had.
+	ReasonSecretInvalid = "SecretInvalid"
+	// ReasonCABundleNotFound (Ready=False, Reconciling=True): the ConfigMap or Secret with the certificates is not there.
+	ReasonCABundleNotFound = "CABundleNotFound"
+	// ReasonCABundleInvalid (Ready=False, Reconciling=True): what caBundleRef refers to has no certificates.
+	ReasonCABundleInvalid = "CABundleInvalid"
+	// ReasonOrganizationMirrored (Ready=False, Stalled=True): the organization has another mirror.
+	ReasonOrganizationMirrored = "OrganizationMirrored"
+
 	// ReasonRegistryUnavailable (Ready=Unknown, Reconciling=True): the registry does not answer, or not to this operator.
 	// What it stored before stays in force; the operator goes on trying.
 	ReasonRegistryUnavailable = "RegistryUnavailable"

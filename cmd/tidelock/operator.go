@@ -291,6 +291,9 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient); err != nil {
 		return nil, err
 	}
+	if err := webhooks.SetupOrgMirror(ctx, mgr, registryClient); err != nil {
+		return nil, err
+	}
 	return mgr, mgr.AddReadyzCheck("webhook", server.ReadyChecker(mgr, o.namespace))
 }
 

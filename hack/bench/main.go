@@ -1,7 +1,7 @@
 // Command bench measures what Tidelock promises about speed, as ratios of things measured in the same run, and prints
 // one table. Nothing fails when a figure is missed: machines differ, and a timed test is a test of the machine.
 //
-//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists,log] [flags]
+//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists,log,mirror] [flags]
 package main
 
 import (
@@ -35,6 +35,8 @@ type options struct {
 	uploads int
 	names   int
 	entries int
+
+	repositories int
 }
 
 // part is one measurement: it adds its figures to the table.
@@ -54,6 +56,7 @@ var parts = []part{
 	{"memory", "what a registry takes for many uploads at once", uploadMemory},
 	{"lists", "pages of long lists of tags and repositories", lists},
 	{"log", "pages of a long audit log by each filter, its export and its check", logs},
+	{"mirror", "a mirror of a namespace beside skopeo sync", mirrors},
 }
 
 func main() {
@@ -92,6 +95,7 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.IntVar(&o.uploads, "uploads", 64, "memory: `number` of uploads at once")
 	flags.IntVar(&o.names, "names", 200_000, "lists: `number` of tags and of repositories")
 	flags.IntVar(&o.entries, "entries", 500_000, "log: `number` of entries of the audit log; 10 million take half an hour to make")
+	flags.IntVar(&o.repositories, "repositories", 200, "mirror: `number` of repositories of the upstream; a quarter of them is copied beside skopeo")
 	size := flags.Int64("layer", 100, "pull, push, memory: `MiB` of a layer")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
 	if err := flags.Parse(args); err != nil {

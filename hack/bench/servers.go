@@ -52,7 +52,7 @@ func startTidelock(ctx context.Context, o options, e engine, name string, fill f
 		return nil, err
 	}
 	s, err := startServer(ctx, dir, "/readyz", func(address string) *exec.Cmd {
-		flags := append([]string{"registry", "--listen", address, "--admin-password-file", secret}, stored.flags...)
+		flags := append([]string{"registry", "--listen", address, "--admin-password-file", secret, "--mirror-allow-networks", "127.0.0.1"}, stored.flags...)
 		return exec.Command(filepath.Join(o.bin, "tidelock"), flags...)
 	})
 	if err != nil {

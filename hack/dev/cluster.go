@@ -41,7 +41,7 @@ func startInCluster(ctx context.Context, s settings, p *processes, password stri
 		if made, err = create(ctx, k, manifests+"\n---\n"+operatorNamespace); err != nil {
 			return err
 		}
-		_, err = k.run(ctx, "", "wait", "--for=condition=Established", "crd/immutabilitypolicies.registry.tidelock.dev", "--timeout=60s")
+		_, err = k.run(ctx, "", "wait", "--for=condition=Established", "crd/immutabilitypolicies.registry.tidelock.dev", "crd/orgmirrors.registry.tidelock.dev", "--timeout=60s")
 		return err
 	})
 	if err != nil {
@@ -54,7 +54,7 @@ func startInCluster(ctx context.Context, s settings, p *processes, password stri
 		return err
 	}
 	err = step("samples (config/samples)", func() error {
-		manifests, err := k.render(ctx, s, "samples")
+		manifests, err := renderSamples(ctx, s, k)
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func create(ctx context.Context, k kubectl, manifests string) ([]string, error) 
 	return strings.Fields(out), err
 }
 
-// remove deletes all policies, then the objects with the given names, the last one first.
+// remove deletes all policies and mirrors, then the objects with the given names, the last one first.
 func remove(k kubectl, names []string) error {
 	// The context of the run is over by now.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -90,10 +90,13 @@ func remove(k kubectl, names []string) error {
 	var rest []string
 	for _, name := range names {
 		if strings.HasPrefix(name, "customresourcedefinition") {
-			_, err := k.run(ctx, "", "delete", "immutabilitypolicies", "--all", "--all-namespaces", "--timeout=60s")
-			errs = append(errs, err)
+			for _, kind := range []string{"immutabilitypolicies", "orgmirrors"} {
+				// The CRD may not have been made yet.
+				_, err := k.run(ctx, "", "delete", kind, "--all", "--all-namespaces", "--timeout=60s")
+				errs = append(errs, err)
+			}
 		}
-		if !strings.HasPrefix(name, "immutabilitypolicy") {
+		if !strings.HasPrefix(name, "immutabilitypolicy") && !strings.HasPrefix(name, "orgmirror") {
 			rest = append([]string{name}, rest...)
 		}
 	}

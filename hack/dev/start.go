@@ -14,8 +14,12 @@ import (
 	"time"
 )
 
-// localWebhook is the address of the webhook in config/local.
-const localWebhook = "https://localhost:9443/"
+const (
+	// localWebhook is the address of the webhook in config/local.
+	localWebhook = "https://localhost:9443/"
+	// sampleRegistry is the address of the registry in config/samples.
+	sampleRegistry = "http://localhost:5000"
+)
 
 // start brings up everything and prints what to type next.
 func start(ctx context.Context, s settings, p *processes) error {
@@ -70,7 +74,7 @@ func start(ctx context.Context, s settings, p *processes) error {
 
 // applySamples applies the samples and waits until they are in force.
 func applySamples(ctx context.Context, s settings, k kubectl) error {
-	manifests, err := k.render(ctx, s, "samples")
+	manifests, err := renderSamples(ctx, s, k)
 	if err != nil {
 		return err
 	}
@@ -79,6 +83,12 @@ func applySamples(ctx context.Context, s settings, k kubectl) error {
 	}
 	_, err = k.run(ctx, "", "wait", "--for=condition=Ready", "immutabilitypolicies", "--all", "--namespace=team-a", "--timeout=60s")
 	return err
+}
+
+// renderSamples renders the samples for the address of the registry.
+func renderSamples(ctx context.Context, s settings, k kubectl) (string, error) {
+	manifests, err := k.render(ctx, s, "samples")
+	return strings.ReplaceAll(manifests, sampleRegistry, "http://"+s.registry), err
 }
 
 // startOperator starts the operator with its registry and waits until it is ready.
@@ -91,6 +101,8 @@ func startOperator(ctx context.Context, s settings, p *processes, args ...string
 		"operator", "--listen=" + s.registry, "--health-bind-address=" + health, "--metrics-bind-address=0",
 		// There is one only, and it need not wait for the lease of one that was killed.
 		"--leader-elect=false",
+		// The sample of a mirror copies from this registry.
+		"--mirror-allow-networks=127.0.0.1/32,::1/128",
 	}, args...)...)
 	if err != nil {
 		return err

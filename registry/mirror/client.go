@@ -293,9 +293,7 @@ func (c *client) exchange(ctx context.Context, method string, address *url.URL, 
 	if err := budget.wait(ctx, host); err != nil {
 		return nil, err
 	}
-	select {
-	case c.slots <- struct{}{}:
-	case <-ctx.Done():
+	if !take(ctx, c.slots) {
 		return nil, ctx.Err()
 	}
 	free := func() { <-c.slots }

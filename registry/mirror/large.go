@@ -51,13 +51,8 @@ func (r *room) try() bool {
 
 // wait waits for the room.
 func (r *room) wait(ctx context.Context) error {
-	select {
-	case r.slots <- struct{}{}:
-		r.taken = true
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	r.taken = take(ctx, r.slots)
+	return ctx.Err()
 }
 
 func (r *room) leave() {

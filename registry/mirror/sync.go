@@ -77,15 +77,17 @@ func (r *run) gone() bool {
 
 // beat tells core again and again that the sync goes on and how far it is, and ends it when core says so.
 func (r *run) beat(ctx context.Context, stop context.CancelCauseFunc) {
+	failing := false
 	for {
 		goOn, err := r.core.BeatMirrorSync(ctx, r.claim, r.snapshot())
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
+		}
+		if err != nil && !failing {
 			// Without beats another replica takes over in the end; until then the database may come back.
-			r.logger.Warn("cannot say that a sync goes on", "error", err)
-		case !goOn:
+			r.logger.Warn("cannot say that a sync goes on; trying again", "error", err)
+		}
+		if failing = err != nil; !failing && !goOn {
 			stop(errOver)
 			return
 		}

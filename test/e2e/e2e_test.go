@@ -138,6 +138,31 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "pod/locked", "--timeout", patience.String())
 	})
 
+	It("mirrors a registry in the cluster, with credentials from a Secret", func() {
+		upstream := startRegistryPod()
+		Eventually(func() error {
+			_, err := try("", "crane", "copy", "--insecure", "127.0.0.1:5000/pause:1", upstream+"/base/pause:v1.0.0")
+			return err
+		}).WithTimeout(patience).WithPolling(polling).Should(Succeed())
+		digest := run("crane", "digest", "--insecure", upstream+"/base/pause:v1.0.0").stdout
+		// Pods and Services have private addresses, which a mirror reaches only if it may.
+		kubectl("-n", "tidelock-system", "set", "env", "statefulset/tidelock", "TIDELOCK_MIRROR_ALLOW_NETWORKS=10.0.0.0/8")
+		kubectl("-n", "tidelock-system", "rollout", "status", "statefulset/tidelock", "--timeout", patience.String())
+
+		kubectl("create", "namespace", "mirrors")
+		mirror := `{"apiVersion":"registry.tidelock.dev/v1alpha1","kind":"OrgMirror","metadata":{"name":"base","namespace":"mirrors"},"spec":{` +
+			`"source":{"type":"Quay","url":"http://registry.upstream.svc.cluster.local:5000","namespace":"base","credentialsSecretRef":{"name":"upstream"}},"schedule":{"interval":"1h"}}}`
+		r := runWith(mirror, "kubectl", "apply", "-f", "-")
+		Expect(r.stderr).To(ContainSubstring("Secret mirrors/upstream (source.credentialsSecretRef) is not there"))
+		kubectl("-n", "mirrors", "wait", `--for=jsonpath={.status.conditions[?(@.type=="Ready")].reason}=SecretNotFound`, "orgmir/base", "--timeout", patience.String())
+		kubectl("-n", "mirrors", "create", "secret", "generic", "upstream", "--type=kubernetes.io/basic-auth", "--from-literal=username=admin", "--from-literal=password="+upstreamPassword)
+		kubectl("-n", "mirrors", "wait", "--for=condition=Ready", "orgmir/base", "--timeout", patience.String())
+		Expect(run("crane", "digest", "--insecure", registry+"/mirrors/pause:v1.0.0").stdout).To(Equal(digest))
+		r, err := try("", "crane", "copy", "--insecure", image("pause:v1.0.0"), registry+"/mirrors/pause:mine")
+		Expect(err).To(HaveOccurred())
+		Expect(r.stderr).To(And(ContainSubstring("DENIED"), ContainSubstring("mirrors/base")))
+	})
+
 	It("keeps everything when its Pod is replaced", func() {
 		kubectl("-n", "tidelock-system", "delete", "pod", "tidelock-0")
 		kubectl("-n", "tidelock-system", "rollout", "status", "statefulset/tidelock", "--timeout", patience.String())

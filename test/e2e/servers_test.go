@@ -19,6 +19,7 @@ const (
 	databaseRole = "postgres"
 	// Credentials of servers that end with the specs.
 	databasePassword, s3AccessKey, s3SecretKey = "of-the-database", "tidelock", "of-the-object-store"
+	upstreamPassword                           = "of-the-upstream"
 	bucket                                     = "registry"
 )
 
@@ -50,6 +51,25 @@ func startS3() string {
 	serve(filepath.Join(os.Getenv("TIDELOCK_BIN"), "versitygw"), "--port", address, "--access", s3AccessKey, "--secret", s3SecretKey, "--quiet",
 		"posix", "--sidecar", directory(), dir)
 	return "s3://" + bucket + "?endpoint=http://" + address + "&region=us-east-1&path-style=true"
+}
+
+// startRegistryPod runs another registry in a Pod of the cluster, behind the Service registry in the namespace upstream, and
+// returns the Service's address. The password of its account admin is upstreamPassword.
+func startRegistryPod() string {
+	GinkgoHelper()
+	kubectl("create", "namespace", "upstream")
+	kubectl("-n", "upstream", "create", "secret", "generic", "admin", "--from-literal=password="+upstreamPassword)
+	runWith(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"registry","namespace":"upstream","labels":{"app":"registry"}},"spec":{`+
+		`"enableServiceLinks":false,"securityContext":{"runAsUser":65532,"runAsGroup":65532,"fsGroup":65532},`+
+		`"containers":[{"name":"registry","image":"`+os.Getenv("TIDELOCK_IMAGE")+`","args":["registry","--data-dir=/data","--listen=:5000","--insecure-http","--admin-password-file=/admin/password"],`+
+		`"readinessProbe":{"httpGet":{"path":"/readyz","port":5000},"periodSeconds":1},`+
+		`"volumeMounts":[{"name":"data","mountPath":"/data"},{"name":"admin","mountPath":"/admin"}]}],`+
+		`"volumes":[{"name":"data","emptyDir":{}},{"name":"admin","secret":{"secretName":"admin"}}]}}`, "kubectl", "apply", "-f", "-")
+	kubectl("-n", "upstream", "expose", "pod", "registry", "--port=5000")
+	kubectl("-n", "upstream", "wait", "--for=condition=Ready", "pod/registry", "--timeout", patience.String())
+	address := kubectl("-n", "upstream", "get", "service", "registry", "-o", "jsonpath={.spec.clusterIP}").stdout + ":5000"
+	runWith(upstreamPassword, "crane", "auth", "login", "--insecure", address, "-u", "admin", "--password-stdin")
+	return address
 }
 
 // directory is a new directory that ends with the specs.

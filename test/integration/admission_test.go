@@ -108,8 +108,9 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		setUpControllers(ctx, mgr, registryClient)
 		Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
 		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
+		Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
 		stopOperator = inBackground(mgr.Start)
-		DeferCleanup(removePolicies)
+		DeferCleanup(removeObjects)
 		DeferCleanup(func() { stopOperator() })
 
 		// Those of config/local, at this test's port.

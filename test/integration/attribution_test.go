@@ -86,7 +86,7 @@ var _ = Describe("Attribution", Ordered, ContinueOnFailure, func() {
 		server.Register("/forge", &admission.Webhook{Handler: admission.HandlerFunc(forge)})
 		DeferCleanup(inBackground(mgr.Start))
 		runOperator(ctx)
-		DeferCleanup(removePolicies)
+		DeferCleanup(removeObjects)
 		DeferCleanup(func() { stopOperator() })
 		letAct(ctx, "alice", "bob", "mallory")
 		alice, bob, mallory = as("alice"), as("bob"), as("mallory")

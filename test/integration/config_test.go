@@ -99,9 +99,10 @@ var _ = Describe("config", func() {
 		output, err := kubectl(ctx, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", "config/samples")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(output).To(ContainSubstring("immutabilitypolicy.registry.tidelock.dev/releases serverside-applied"))
+		Expect(output).To(ContainSubstring("orgmirror.registry.tidelock.dev/releases serverside-applied"))
 	})
 
-	It("lets those edit and view policies who may do so with a namespace's other objects", func(ctx context.Context) {
+	It("lets those edit and view policies and mirrors who may do so with a namespace's other objects", func(ctx context.Context) {
 		team := newNamespace(ctx).Name
 		for _, role := range []string{"view", "edit"} {
 			name := role + "-of-" + team
@@ -120,6 +121,24 @@ var _ = Describe("config", func() {
 		Expect(can(viewer, "create", "impol")).To(BeFalse())
 		Expect(can(editor, "create", "impol")).To(BeTrue())
 		Expect(can(editor, "patch", "impol", "--subresource=status")).To(BeFalse())
+		Expect(can(viewer, "get", "orgmir")).To(BeTrue())
+		Expect(can(viewer, "create", "orgmir")).To(BeFalse())
+		Expect(can(editor, "create", "orgmir")).To(BeTrue())
+		Expect(can(editor, "patch", "orgmir", "--subresource=status")).To(BeFalse())
+	})
+
+	It("lets the operator get Secrets, and neither list nor watch those of others", func(ctx context.Context) {
+		team := newNamespace(ctx).Name
+		can := func(what ...string) bool {
+			output, err := kubectl(ctx, append([]string{"auth", "can-i", "-n", team, "--as", operatorUser}, what...)...)
+			return err == nil && output == "yes\n"
+		}
+		Expect(can("get", "secrets")).To(BeTrue())
+		Expect(can("get", "configmaps")).To(BeTrue())
+		for _, verb := range []string{"list", "watch", "create", "update", "patch", "delete"} {
+			Expect(can(verb, "secrets")).To(BeFalse(), verb)
+			Expect(can(verb, "configmaps")).To(BeFalse(), verb)
+		}
 	})
 
 	It("explains every field", func(ctx context.Context) {
@@ -129,5 +148,8 @@ var _ = Describe("config", func() {
 		output, err = kubectl(ctx, "explain", "impol.spec.tagPattern")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(output).To(ContainSubstring("RE2 syntax"))
+		output, err = kubectl(ctx, "explain", "orgmir.spec.source.credentialsSecretRef")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(output).To(ContainSubstring("kubernetes.io/dockerconfigjson"))
 	})
 })

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -44,6 +45,8 @@ func startRegistry() *testRegistry {
 	r := &testRegistry{config: registry.Config{
 		DataDir: filepath.Join(dir, "data"), Listen: "127.0.0.1:0",
 		AdminPasswordFile: filepath.Join(dir, "admin"), OperatorTokenFile: filepath.Join(dir, "token"),
+		// The upstreams of mirrors are on this machine.
+		MirrorAllowNetworks:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		PoliciesDeletionDelay: deletionDelay, Logger: slog.New(slog.NewTextHandler(GinkgoWriter, nil)),
 	}}
 	Expect(os.WriteFile(r.config.AdminPasswordFile, []byte(adminPassword), 0o600)).To(Succeed())
@@ -131,7 +134,7 @@ func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controller
 	Expect(controllers.Setup(ctx, mgr, options)).To(Succeed())
 }
 
-// startOperator starts controllers against a registry. At the end of the test no policy is left.
+// startOperator starts controllers against a registry. At the end of the test no object is left.
 func startOperator(ctx context.Context, r *testRegistry, change ...func(*controllers.Options)) (stop func()) {
 	GinkgoHelper()
 	return runOperator(ctx, r, newManager(), change...)
@@ -144,13 +147,13 @@ func runOperator(ctx context.Context, r *testRegistry, mgr ctrl.Manager, change 
 	stop = inBackground(mgr.Start)
 	DeferCleanup(func(ctx context.Context) {
 		stop()
-		removePolicies(ctx)
+		removeObjects(ctx)
 	})
 	return stop
 }
 
-// removePolicies removes all policies with nobody there to see them off.
-func removePolicies(ctx context.Context) {
+// removeObjects removes all policies and mirrors with nobody there to see them off.
+func removeObjects(ctx context.Context) {
 	GinkgoHelper()
 	var policies registryv1alpha1.ImmutabilityPolicyList
 	Expect(admin.List(ctx, &policies)).To(Succeed())
@@ -158,11 +161,17 @@ func removePolicies(ctx context.Context) {
 		removeFinalizers(ctx, &policies.Items[i])
 		Expect(client.IgnoreNotFound(admin.Delete(ctx, &policies.Items[i]))).To(Succeed())
 	}
+	var mirrors registryv1alpha1.OrgMirrorList
+	Expect(admin.List(ctx, &mirrors)).To(Succeed())
+	for i := range mirrors.Items {
+		removeFinalizers(ctx, &mirrors.Items[i])
+		Expect(client.IgnoreNotFound(admin.Delete(ctx, &mirrors.Items[i]))).To(Succeed())
+	}
 }
 
-func removeFinalizers(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) {
+func removeFinalizers(ctx context.Context, object client.Object) {
 	GinkgoHelper()
-	before := policy.DeepCopy()
-	policy.Finalizers = nil
-	Expect(client.IgnoreNotFound(admin.Patch(ctx, policy, client.MergeFrom(before)))).To(Succeed())
+	before := object.DeepCopyObject().(client.Object)
+	object.SetFinalizers(nil)
+	Expect(client.IgnoreNotFound(admin.Patch(ctx, object, client.MergeFrom(before)))).To(Succeed())
 }

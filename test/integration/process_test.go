@@ -60,7 +60,7 @@ func newProcess(at *rest.Config, args ...string) *operatorProcess {
 			p.session.Kill().Wait(timeout)
 		}
 	})
-	DeferCleanup(removePolicies)
+	DeferCleanup(removeObjects)
 	return p
 }
 
