@@ -16,10 +16,12 @@ import (
 	"github.com/tidelock/tidelock/registry/seal"
 )
 
-var (
-	none = domain.MirrorProgress{}
-	over = And(haveCode(domain.CodeConflict), MatchError(core.ErrSyncOver))
-)
+var none domain.MirrorProgress
+
+// beOver matches the error of what is written for a sync that is over.
+func beOver() OmegaMatcher {
+	return And(haveCode(domain.CodeConflict), MatchError(core.ErrSyncOver))
+}
 
 // synced is a repository of which so many tags were copied.
 func synced(name string, tags int64) domain.MirrorRepository {
@@ -74,13 +76,13 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 		GinkgoHelper()
 		before := len(h.entries())
 		Expect(h.BeatMirrorSync(ctx, claim, none)).To(BeFalse())
-		Expect(h.mirrorPush(claim, "late")).To(over)
+		Expect(h.mirrorPush(claim, "late")).To(beOver())
 		_, err := h.LinkBlob(ctx, claim.Caller, app, domain.Blob{Digest: digest.FromString("late"), Size: 4, Key: "late"}, core.CreateRepository)
-		Expect(err).To(over)
-		Expect(h.DeleteTag(ctx, claim.Caller, app, "late")).To(over)
-		Expect(h.DiscoverMirrorRepositories(ctx, claim, []string{"late"})).To(over)
-		Expect(h.FinishMirrorRepository(ctx, claim, synced("a", 1), nil, nil)).To(over)
-		Expect(h.FinishMirrorSync(ctx, claim, domain.SyncSucceeded, "")).To(over)
+		Expect(err).To(beOver())
+		Expect(h.DeleteTag(ctx, claim.Caller, app, "late")).To(beOver())
+		Expect(h.DiscoverMirrorRepositories(ctx, claim, []string{"late"})).To(beOver())
+		Expect(h.FinishMirrorRepository(ctx, claim, synced("a", 1), nil, nil)).To(beOver())
+		Expect(h.FinishMirrorSync(ctx, claim, domain.SyncSucceeded, "")).To(beOver())
 		Expect(h.LeaveMirrorSync(ctx, claim)).To(Succeed())
 		Expect(h.entries()).To(HaveLen(before))
 		_, err = h.Repository(ctx, domain.RepositoryName{Organization: "team-a", Path: "late"})
@@ -410,7 +412,7 @@ var _ = eachEngineWithKey("A mirror's sync", func(h *harness) {
 		Expect(claim.Sync.Number).To(BeEquivalentTo(1))
 		Expect(h.DeleteOrganization(ctx, alice, "team-a")).To(Succeed())
 		Expect(h.BeatMirrorSync(ctx, claim, none)).To(BeFalse())
-		Expect(h.mirrorPush(claim, "late")).To(over)
+		Expect(h.mirrorPush(claim, "late")).To(beOver())
 	})
 
 	It("of a process that is gone goes on at once in the next, at the repositories that are not done", func() {
@@ -533,9 +535,9 @@ var _ = Describe("Replicas with mirrors", func() {
 		Expect(other.Epoch).To(BeNumerically(">", claim.Epoch))
 		Expect(b.pending(other)).To(Equal([]string{"b"}))
 
-		Expect(a.mirrorPush(claim, "late")).To(over)
-		Expect(a.FinishMirrorRepository(ctx, claim, synced("b", 9), nil, nil)).To(over)
-		Expect(a.FinishMirrorSync(ctx, claim, domain.SyncSucceeded, "")).To(over)
+		Expect(a.mirrorPush(claim, "late")).To(beOver())
+		Expect(a.FinishMirrorRepository(ctx, claim, synced("b", 9), nil, nil)).To(beOver())
+		Expect(a.FinishMirrorSync(ctx, claim, domain.SyncSucceeded, "")).To(beOver())
 		Expect(a.BeatMirrorSync(ctx, claim, none)).To(BeFalse())
 		b.mustMirrorPush(other, "v1")
 		Expect(b.FinishMirrorRepository(ctx, other, synced("b", 1), nil, nil)).To(Succeed())
@@ -557,7 +559,7 @@ var _ = Describe("Replicas with mirrors", func() {
 						content := fmt.Sprintf(`{"round":%d,"worker":%d,"image":%d}`, round, worker, i)
 						_, err := a.PutManifest(ctx, claim.Caller, app, core.Push{Reference: domain.Reference{Tag: fmt.Sprint(worker)}, Manifest: manifest(content), Create: core.CreateRepository})
 						if err != nil {
-							Expect(err).To(over)
+							Expect(err).To(beOver())
 							return
 						}
 					}

@@ -89,16 +89,15 @@ func (r *repository) find(ctx context.Context, b manifest.Descriptor) (bool, err
 	switch domain.CodeOf(err) {
 	case domain.CodeBlobUnknown, domain.CodeNameUnknown:
 		return false, nil
-	case "":
+	default:
 		if err != nil {
 			return false, err
 		}
-		r.core.FoundBlob(r.name, b.Digest)
-		r.know(b.Digest)
-		r.saved(b.Size)
-		return true, nil
 	}
-	return false, err
+	r.core.FoundBlob(r.name, b.Digest)
+	r.know(b.Digest)
+	r.saved(b.Size)
+	return true, nil
 }
 
 // wholeBlob is the size up to which a blob is stored without an upload in the database. Of larger ones a blob store may

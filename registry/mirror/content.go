@@ -83,11 +83,13 @@ func (r *repository) hasManifest(ctx context.Context, d digest.Digest) (bool, er
 	switch domain.CodeOf(err) {
 	case domain.CodeManifestUnknown, domain.CodeNameUnknown:
 		return false, nil
+	default:
+		if err != nil {
+			return false, err
+		}
 	}
-	if err == nil {
-		r.core.FoundManifest(r.name, d)
-	}
-	return err == nil, err
+	r.core.FoundManifest(r.name, d)
+	return true, nil
 }
 
 // copyChild copies a manifest of an index.

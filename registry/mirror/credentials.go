@@ -313,7 +313,7 @@ func parseChallenge(text string) (scheme string, parameters map[string]string) {
 			break
 		}
 		name = strings.ToLower(strings.Trim(name, " ,"))
-		value := ""
+		var value string
 		if behind = strings.TrimLeft(behind, " "); strings.HasPrefix(behind, `"`) {
 			value, rest = unquoteParameter(behind[1:])
 		} else {

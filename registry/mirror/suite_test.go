@@ -67,7 +67,7 @@ type front struct {
 func newFront(target string) *front {
 	GinkgoHelper()
 	f := &front{}
-	var proxy http.Handler = http.NotFoundHandler()
+	proxy := http.NotFoundHandler()
 	if target != "" {
 		origin, err := url.Parse(target)
 		Expect(err).NotTo(HaveOccurred())

@@ -151,8 +151,9 @@ func (r *repository) tryLocked(ctx context.Context, standing core.TagView, m man
 		return conflicting, true, nil
 	case domain.CodeManifestBlobUnknown:
 		return 0, false, nil // it may be changed after all, by what is not here yet
+	default:
+		return copied, true, err
 	}
-	return copied, true, err
 }
 
 // locked reports whether a tag is, now.

@@ -257,7 +257,7 @@ func (d *download) open() error {
 	if d.at > 0 {
 		r.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", d.at)}}
 	}
-	response, err := d.up.send(d.ctx, r)
+	response, err := d.up.send(d.ctx, r) //nolint:bodyclose // Close does
 	if err != nil {
 		return err
 	}

@@ -14,9 +14,11 @@ import (
 
 // Limits and defaults of mirrors that are no one's but this package's to know.
 const (
-	// MinTimeout and MaxTimeout bound the time of one tag's copy.
-	MinTimeout, MaxTimeout = 30 * time.Second, time.Hour
-	DefaultTimeout         = 10 * time.Minute
+	// MinTimeout is the least bound of the time of one tag's copy.
+	MinTimeout = 30 * time.Second
+	// MaxTimeout is the greatest one.
+	MaxTimeout     = time.Hour
+	DefaultTimeout = 10 * time.Minute
 	// MaxConcurrency bounds the transfers of one mirror.
 	MaxConcurrency     = 32
 	DefaultConcurrency = 4
