@@ -69,7 +69,7 @@ func (r *stubRegistry) PolicyStatus(context.Context, string, string) (openapi.Po
 	return openapi.PolicyStatus{}, &registryclient.Error{Status: 404, Code: domain.CodeNotFound}
 }
 
-func (r *stubRegistry) DeletePolicy(context.Context, string, string, string, string) error {
+func (r *stubRegistry) DeletePolicy(context.Context, string, string, string, string, bool) error {
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/blob/s3"
 	"github.com/tidelock/tidelock/registry/forward"
+	"github.com/tidelock/tidelock/registry/policy"
 )
 
 // Config is how a registry runs.
@@ -63,6 +64,8 @@ type Config struct {
 	SparseIndexes, SparseImages bool
 	// PoliciesDeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes if 0.
 	PoliciesDeletionDelay time.Duration
+	// PoliciesMaxLock is how far away the end of a policy's lock may be; 5 years if 0.
+	PoliciesMaxLock time.Duration
 	// GC says what garbage is collected, and when.
 	GC GarbageCollection
 	// AuditRetention is how long entries of the audit log are kept; 0: for ever.
@@ -105,6 +108,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.SparseIndexes, "sparse-indexes", c.SparseIndexes, "take indexes of which some manifests are missing")
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
+	c.PoliciesMaxLock = cmp.Or(c.PoliciesMaxLock, policy.DefaultMaxLock)
+	flags.Var((*days)(&c.PoliciesMaxLock), "policies-max-lock", "how far away a policy's lockedUntil may be, such as 400d; an operator beside the registry needs the same")
 	c.GC.addFlags(flags)
 	flags.Var((*days)(&c.AuditRetention), "audit-retention", "how long entries of the audit log are kept before they are archived and pruned, such as 400d or 9600h; 0 keeps them for ever")
 	flags.StringVar(&c.AuditArchive, "audit-archive", c.AuditArchive, "where entries of the audit log go before they are pruned: a directory, or s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]")
@@ -232,6 +237,9 @@ func (c *Config) validate() error {
 	}
 	if c.TokenLifetime != 0 && (c.TokenLifetime < time.Minute || c.TokenLifetime > time.Hour) {
 		return fmt.Errorf("--token-lifetime %s is not from 1m to 1h", c.TokenLifetime)
+	}
+	if c.PoliciesMaxLock < 0 {
+		return errors.New("--policies-max-lock must not be below 0")
 	}
 	if err := c.GC.validate(); err != nil {
 		return err

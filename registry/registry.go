@@ -102,7 +102,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		return nil, err
 	}
 	r.core = core.New(store, core.Options{
-		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
+		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, MaxLock: cfg.PoliciesMaxLock, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
 		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys, Sealer: sealer,

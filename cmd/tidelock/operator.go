@@ -288,7 +288,7 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := server.SetupCertificates(ctx, mgr, o.namespace); err != nil {
 		return nil, err
 	}
-	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient); err != nil {
+	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, o.registry.PoliciesMaxLock); err != nil {
 		return nil, err
 	}
 	if err := webhooks.SetupOrgMirror(ctx, mgr, registryClient); err != nil {

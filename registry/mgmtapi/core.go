@@ -135,11 +135,12 @@ type retention interface {
 type operatorProtocol interface {
 	PutManagedPolicy(ctx context.Context, caller domain.Caller, policy core.ManagedPolicy) (core.PolicyStatus, error)
 	ManagedPolicyStatus(ctx context.Context, kind, namespace, name string) (core.PolicyStatus, error)
-	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy, namespaceGoes bool) error
 	PutManagedMirror(ctx context.Context, caller domain.Caller, mirror core.ManagedMirror) (domain.Mirror, error)
 	ManagedMirror(ctx context.Context, kind, namespace, name string) (domain.Mirror, error)
 	DeleteManagedMirror(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
 	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
+	NoteRefusedChange(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, change core.RefusedChange) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
 	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error
 	Published(ctx context.Context, caller domain.Caller, cluster, note string) (core.LogStatus, error)

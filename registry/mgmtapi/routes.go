@@ -121,8 +121,9 @@ var routes = []route{
 
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedPolicy},
 	{method: get, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedPolicy},
-	{method: remove, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid"}, handle: (*API).deleteManagedPolicy},
+	{method: remove, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid", "namespaceGoes"}, handle: (*API).deleteManagedPolicy},
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}/deletion-intent", permission: auth.OperatorProtocol, handle: (*API).noteDeletionIntent},
+	{method: post, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}/refused-changes", permission: auth.OperatorProtocol, handle: (*API).noteRefusedChange},
 	{method: put, path: "/api/v1/operator/orgmirrors/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedMirror},
 	{method: get, path: "/api/v1/operator/orgmirrors/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedMirror},
 	{method: remove, path: "/api/v1/operator/orgmirrors/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid"}, handle: (*API).deleteManagedMirror},

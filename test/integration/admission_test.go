@@ -107,7 +107,7 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
 		setUpControllers(ctx, mgr, registryClient)
 		Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
-		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
+		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, 0)).To(Succeed())
 		Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
 		stopOperator = inBackground(mgr.Start)
 		DeferCleanup(removeObjects)
