@@ -174,11 +174,8 @@ func (r *ImmutabilityPolicyReconciler) reconcileDelete(ctx context.Context, poli
 	return removeFinalizer(ctx, r.Client, policy)
 }
 
-// namespaceGoes reports whether the policy is deleted because its namespace is. Only a locked policy depends on it.
+// namespaceGoes reports whether the policy is deleted because its namespace is, in which nobody can hold it.
 func (r *ImmutabilityPolicyReconciler) namespaceGoes(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (bool, error) {
-	if policy.Spec.LockedUntil == nil {
-		return false, nil
-	}
 	namespace, err := namespaceByName(ctx, r.Client, policy.Namespace)
 	if apierrors.IsNotFound(err) {
 		return true, nil
