@@ -114,7 +114,12 @@ func New(cfg Config) (_ *Registry, err error) {
 	if err != nil {
 		return nil, err
 	}
+	issuers, err := cfg.oidcIssuers()
+	if err != nil {
+		return nil, err
+	}
 	r.auth, err = auth.New(auth.Options{
+		Cluster: cfg.Cluster, OIDCIssuers: issuers,
 		AdminPasswordFile: cfg.AdminPasswordFile, OperatorTokenFile: cfg.OperatorTokenFile, TokenKeyFile: cfg.TokenKeyFile, TokenLifetime: cfg.TokenLifetime,
 		Accounts: r.core, Installation: installation, ExternalURL: cfg.ExternalURL, TrustedProxies: cfg.TrustedProxies, Logger: r.logger,
 	})

@@ -31,8 +31,12 @@ const Challenge = `Basic realm="Tidelock"`
 // Identity is an authenticated caller with its role and what it was given.
 type Identity struct {
 	domain.Caller
-	// Role is RoleAnonymous, RoleAccount, RoleSuperuser or RoleOperator.
+	// Role is RoleAnonymous, RoleAccount, RoleSuperuser, RoleOperator or RoleExternal.
 	Role Role
+	// Groups are those of an identity that the registry does not keep, by the names of its authority.
+	Groups []string
+	// Subject is such an identity as its authority knows it; nil for all others.
+	Subject *Subject
 	// Rights are what an account was given.
 	Rights domain.Rights
 	// Scopes are what a token of the token endpoint is for; nil for any other credential, which is for everything.
@@ -53,6 +57,10 @@ type Options struct {
 	TokenLifetime time.Duration
 	// Accounts are the users and robots; without them there are admin and the operator.
 	Accounts Accounts
+	// Cluster is the Kubernetes cluster whose identities are taken; nil for none.
+	Cluster Cluster
+	// OIDCIssuers are those whose tokens are taken. What their users may do, Cluster says.
+	OIDCIssuers []OIDCIssuer
 	// Installation names this registry. Replicas have the same name, so that they take each other's tokens of admin.
 	Installation string
 	// ExternalURL is where clients reach the registry; without it, where the request says.
@@ -72,6 +80,8 @@ type Authenticator struct {
 	passwords     *passwordChecker
 	throttle      *throttle
 	directory     *directory
+	cluster       Cluster
+	issuers       map[string]*oidcIssuer
 	keys          *keyRing
 	tokenLifetime time.Duration
 	uses          *uses
@@ -95,7 +105,14 @@ func New(options Options) (*Authenticator, error) {
 	}
 	a := &Authenticator{
 		passwords: newPasswordChecker(options.Now), throttle: newThrottle(options.Now), tokenLifetime: options.TokenLifetime,
-		externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
+		cluster: options.Cluster, issuers: map[string]*oidcIssuer{}, externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
+	}
+	for _, issuer := range options.OIDCIssuers {
+		known, err := newOIDCIssuer(issuer, options.Now)
+		if err != nil {
+			return nil, err
+		}
+		a.issuers[issuer.URL] = known
 	}
 	if options.Accounts != nil {
 		a.directory = newDirectory(options.Accounts, options.Now)
@@ -159,8 +176,12 @@ func (a *Authenticator) Authenticate(r *http.Request) (Identity, error) {
 // ClientAddress is the address of a request's client, without a port.
 func (a *Authenticator) ClientAddress(r *http.Request) string { return clientAddress(r, a.proxies) }
 
-// Login returns the identity of a name with a password or a token of that account, from an address.
+// Login returns the identity of a name with a password or a token of that account, from an address. A token of another
+// authority says by itself whose it is, whatever the name.
 func (a *Authenticator) Login(ctx context.Context, name, password, address string) (Identity, error) {
+	if id, foreign, err := a.external(ctx, password, address); foreign {
+		return id, err
+	}
 	id, err := a.byToken(ctx, password, name)
 	if domain.CodeOf(err) == domain.CodeUnauthorized {
 		id, err = a.byPassword(ctx, name, password, address)
@@ -268,13 +289,17 @@ func (a *Authenticator) failed(ctx context.Context, account, address string) err
 	return wrongCredentials()
 }
 
-// bearer finds the identity of a bearer token: the operator's, an account's, or one of the token endpoint.
+// bearer finds the identity of a bearer token: the operator's, an account's, one of the token endpoint, or one of another
+// authority.
 func (a *Authenticator) bearer(ctx context.Context, token, address string) (id Identity, err error) {
 	// The operator's token may look like any other.
 	if id, err = a.operatorToken(token); err != nil {
 		switch {
 		case looksLikeJWT(token):
-			id, err = a.fromToken(ctx, token, Service)
+			var foreign bool
+			if id, foreign, err = a.external(ctx, token, address); !foreign {
+				id, err = a.fromToken(ctx, token, Service)
+			}
 		case strings.HasPrefix(token, SecretPrefix):
 			id, err = a.byToken(ctx, token, "")
 		}

@@ -12,7 +12,7 @@ import (
 // admin of one of its repositories.
 type Role string
 
-// The roles. Each caller has one of the first four, whatever it asks for.
+// The roles. Each caller has one of the first five, whatever it asks for.
 const (
 	// RoleAnonymous is a request without credentials.
 	RoleAnonymous Role = "anonymous"
@@ -22,6 +22,9 @@ const (
 	RoleSuperuser Role = "superuser"
 	// RoleOperator is the Kubernetes operator: its own endpoints, what proves the audit log, and nothing else.
 	RoleOperator Role = "operator"
+
+	// RoleExternal is an identity of a Kubernetes cluster, or of an issuer of OpenID Connect.
+	RoleExternal Role = "external"
 
 	// RoleAnybody is every caller but the operator.
 	RoleAnybody Role = "anybody"
@@ -41,6 +44,14 @@ const (
 	RoleMember Role = "member"
 	// RoleCreator may create repositories in the organization.
 	RoleCreator Role = "creator"
+	// The roles of an external identity to an organization that belongs to a namespace of the cluster: the cluster lets it
+	// do what the verb says (see Verb).
+	RoleVerbGet    Role = "kubernetes-get"
+	RoleVerbCreate Role = "kubernetes-create"
+	RoleVerbUpdate Role = "kubernetes-update"
+	RoleVerbDelete Role = "kubernetes-delete"
+	RoleVerbManage Role = "kubernetes-manage"
+
 	// RoleOrganizationAdmin is a user who administers the organization. A robot never has this role.
 	RoleOrganizationAdmin Role = "organization-admin"
 )
@@ -50,6 +61,7 @@ func Roles() []Role {
 	return []Role{
 		RoleAnonymous, RoleAccount, RoleSuperuser, RoleOperator, RoleAnybody, RolePasswordUser,
 		RoleReader, RoleWriter, RoleRepositoryAdmin, RoleFounder, RoleMember, RoleCreator, RoleOrganizationAdmin,
+		RoleExternal, RoleVerbGet, RoleVerbCreate, RoleVerbUpdate, RoleVerbDelete, RoleVerbManage,
 	}
 }
 
@@ -99,8 +111,10 @@ const (
 
 	// TagRead lists tags with their locks.
 	TagRead Permission = "tag:read"
-	// TagWrite moves, restores and deletes tags on the management API, and locks them by hand.
+	// TagWrite moves and restores tags on the management API, and locks them by hand.
 	TagWrite Permission = "tag:write"
+	// TagDelete deletes tags there.
+	TagDelete Permission = "tag:delete"
 	// TagManage removes holds by hand and retained holds.
 	TagManage Permission = "tag:manage"
 
@@ -143,32 +157,33 @@ const (
 // table is the one permission table. Who is nothing that stands in a permission's row does not have it, and a permission
 // without a row belongs to nobody.
 var table = map[Permission][]Role{
-	RegistryPing:       {RoleAccount, RoleSuperuser},
+	RegistryPing:       {RoleAccount, RoleExternal, RoleSuperuser},
 	TokenIssue:         {RoleAnybody},
 	TokenKeysRead:      {RoleAnybody},
-	CatalogRead:        {RoleAccount, RoleSuperuser},
-	RepositoryPull:     {RoleReader, RoleFounder, RoleSuperuser},
-	RepositoryPush:     {RoleWriter, RoleFounder, RoleSuperuser},
-	RepositoryDelete:   {RoleWriter, RoleSuperuser},
-	RepositoryList:     {RoleAccount, RoleSuperuser},
-	RepositoryRead:     {RoleReader, RoleSuperuser},
-	RepositoryCreate:   {RoleCreator, RoleSuperuser},
-	RepositoryAdmin:    {RoleRepositoryAdmin, RoleSuperuser},
+	CatalogRead:        {RoleAccount, RoleExternal, RoleSuperuser},
+	RepositoryPull:     {RoleReader, RoleFounder, RoleVerbGet, RoleSuperuser},
+	RepositoryPush:     {RoleWriter, RoleFounder, RoleVerbUpdate, RoleSuperuser},
+	RepositoryDelete:   {RoleWriter, RoleVerbDelete, RoleSuperuser},
+	RepositoryList:     {RoleAccount, RoleExternal, RoleSuperuser},
+	RepositoryRead:     {RoleReader, RoleVerbGet, RoleSuperuser},
+	RepositoryCreate:   {RoleCreator, RoleVerbCreate, RoleSuperuser},
+	RepositoryAdmin:    {RoleRepositoryAdmin, RoleVerbManage, RoleSuperuser},
 	PermissionManage:   {RoleRepositoryAdmin, RoleSuperuser},
 	OrganizationList:   {RoleSuperuser},
-	OrganizationRead:   {RoleMember, RoleSuperuser},
+	OrganizationRead:   {RoleMember, RoleVerbGet, RoleSuperuser},
 	OrganizationCreate: {RoleSuperuser},
 	OrganizationAdmin:  {RoleOrganizationAdmin, RoleSuperuser},
 	MemberManage:       {RoleOrganizationAdmin, RoleSuperuser},
 	RobotManage:        {RoleOrganizationAdmin, RoleSuperuser},
-	TagRead:            {RoleReader, RoleSuperuser},
-	TagWrite:           {RoleWriter, RoleSuperuser},
-	TagManage:          {RoleOrganizationAdmin, RoleSuperuser},
-	PolicyRead:         {RoleOrganizationAdmin, RoleSuperuser},
-	PolicyWrite:        {RoleOrganizationAdmin, RoleSuperuser},
+	TagRead:            {RoleReader, RoleVerbGet, RoleSuperuser},
+	TagWrite:           {RoleWriter, RoleVerbUpdate, RoleSuperuser},
+	TagDelete:          {RoleWriter, RoleVerbDelete, RoleSuperuser},
+	TagManage:          {RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser},
+	PolicyRead:         {RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser},
+	PolicyWrite:        {RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser},
 	MirrorRead:         {RoleOrganizationAdmin, RoleSuperuser},
 	MirrorWrite:        {RoleOrganizationAdmin, RoleSuperuser},
-	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
+	LogsRead:           {RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser},
 	SuperuserLogs:      {RoleSuperuser},
 	LogsProve:          {RoleSuperuser, RoleOperator},
 	PersonErase:        {RoleSuperuser},
@@ -292,6 +307,12 @@ func MayPull(id Identity, repository domain.Repository) bool {
 // UNAVAILABLE means that it cannot be determined now.
 func (a *Authenticator) Authorize(ctx context.Context, id Identity, permission Permission, on Resource) error {
 	allowed := id.Holds(permission, on)
+	if !allowed && id.Role == RoleExternal {
+		var err error
+		if allowed, err = a.allowedByCluster(ctx, id, permission, on); err != nil {
+			return err
+		}
+	}
 	if !allowed && id.Role != RoleOperator && on.path != "" {
 		var err error
 		if allowed, err = a.allowedByState(ctx, id, permission, on); err != nil {
@@ -332,7 +353,7 @@ func denied(id Identity, permission Permission, on Resource) error {
 		what += " on " + on.String()
 	}
 	kind := string(id.Role)
-	if id.Role == RoleAccount {
+	if id.Role == RoleAccount || id.Role == RoleExternal {
 		kind = string(id.Kind)
 	}
 	return domain.Errorf(domain.CodeDenied, "%s %q does not have the permission %s", kind, id.Name, what)

@@ -164,7 +164,13 @@ const (
 	CallerUser      CallerKind = "user"
 	CallerRobot     CallerKind = "robot"
 	CallerOperator  CallerKind = "operator"
-	CallerSystem    CallerKind = "system"
+	// CallerServiceAccount is a ServiceAccount of the cluster; its name is "namespace/name".
+	CallerServiceAccount CallerKind = "service-account"
+	// CallerKubernetesUser is another user of the cluster, by the name that the cluster knows.
+	CallerKubernetesUser CallerKind = "kubernetes-user"
+	// CallerOIDC is a user of an issuer of OpenID Connect, by the name with the issuer's prefix.
+	CallerOIDC   CallerKind = "oidc-user"
+	CallerSystem CallerKind = "system"
 	// CallerMirror is a mirror that fills an organization, whose name it has.
 	CallerMirror CallerKind = "mirror"
 )

@@ -37,7 +37,7 @@ var routes = []route{
 
 	{method: get, path: "/api/v1/repository/{repository}/tag/", permission: auth.TagRead, query: []string{"page", "limit", "specificTag", "filter_tag_name", "onlyActiveTags"}, handle: (*API).listTags},
 	{method: put, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagWrite, handle: (*API).changeTag},
-	{method: remove, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagWrite, handle: (*API).deleteTag},
+	{method: remove, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagDelete, handle: (*API).deleteTag},
 	{method: post, path: "/api/v1/repository/{repository}/tag/{tag}/restore", permission: auth.TagWrite, handle: (*API).restoreTag},
 
 	{method: get, path: "/api/v1/organization/{organization}/immutabilitypolicy/", permission: auth.PolicyRead, handle: (*API).listPolicies},
