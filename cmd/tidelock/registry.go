@@ -39,7 +39,7 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 	cfg.AddFlags(cmd.PersistentFlags())
 	identities.addFlags(cmd.PersistentFlags(), false)
 	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "file that leads to the cluster of --kubernetes-tokens; without it, the Pod's own, or that of KUBECONFIG")
-	cmd.AddCommand(newAdoptClusterCommand(&cfg), newUnlockCommand(&cfg), newGCCommand(&cfg), newFsckCommand(&cfg))
+	cmd.AddCommand(newAdoptClusterCommand(&cfg), newUnlockCommand(&cfg), newGCCommand(&cfg), newFsckCommand(&cfg), newUserCommand(), newOrgCommand(), newRobotCommand())
 	return cmd
 }
 

@@ -31,16 +31,21 @@ const Challenge = `Basic realm="Tidelock"`
 // Identity is an authenticated caller with its role and what it was given.
 type Identity struct {
 	domain.Caller
-	// Role is RoleAnonymous, RoleAccount, RoleSuperuser, RoleOperator or RoleExternal.
+	// Role is RoleAnonymous, RoleAccount, RoleSuperuser, RoleLimitedSuperuser, RoleOperator or RoleExternal.
 	Role Role
-	// Groups are those of an identity that the registry does not keep, by the names of its authority.
-	Groups []string
-	// Subject is such an identity as its authority knows it; nil for all others.
+	// Readonly is how much a readonly superuser reads, empty for everybody else. It counts before everything else that the
+	// caller is and was given.
+	Readonly domain.ReadonlyAccess
+	// Subject is an identity of another authority, as that knows it; nil for all others.
 	Subject *Subject
 	// Rights are what an account was given.
 	Rights domain.Rights
+	// Groups are those of who is not known by an account, but elsewhere.
+	Groups []string
 	// Scopes are what a token of the token endpoint is for; nil for any other credential, which is for everything.
 	Scopes []Access
+	// version is that of identities when an account was read.
+	version int64
 }
 
 // Options are the settings of an Authenticator.
@@ -61,6 +66,12 @@ type Options struct {
 	Cluster Cluster
 	// OIDCIssuers are those whose tokens are taken. What their users may do, Cluster says.
 	OIDCIssuers []OIDCIssuer
+	// Superusers and ReadonlySuperusers are users of the database who administer the registry, and who read everything and
+	// write nothing. Who is both is a readonly superuser.
+	Superusers, ReadonlySuperusers []string
+	// SuperusersFullAccess gives Superusers all that admin has. Else they manage users and read the log of everything, and
+	// have in organizations what they were given there.
+	SuperusersFullAccess bool
 	// Installation names this registry. Replicas have the same name, so that they take each other's tokens of admin.
 	Installation string
 	// ExternalURL is where clients reach the registry; without it, where the request says.
@@ -85,6 +96,7 @@ type Authenticator struct {
 	keys          *keyRing
 	tokenLifetime time.Duration
 	uses          *uses
+	standing      standing
 	externalURL   *url.URL
 	proxies       []netip.Prefix
 	logger        *slog.Logger
@@ -106,6 +118,7 @@ func New(options Options) (*Authenticator, error) {
 	a := &Authenticator{
 		passwords: newPasswordChecker(options.Now), throttle: newThrottle(options.Now), tokenLifetime: options.TokenLifetime,
 		cluster: options.Cluster, issuers: map[string]*oidcIssuer{}, externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
+		standing: newStanding(options),
 	}
 	for _, issuer := range options.OIDCIssuers {
 		known, err := newOIDCIssuer(issuer, options.Now)
@@ -179,8 +192,10 @@ func (a *Authenticator) ClientAddress(r *http.Request) string { return clientAdd
 // Login returns the identity of a name with a password or a token of that account, from an address. A token of another
 // authority says by itself whose it is, whatever the name.
 func (a *Authenticator) Login(ctx context.Context, name, password, address string) (Identity, error) {
-	if id, foreign, err := a.external(ctx, password, address); foreign {
-		return id, err
+	if id, foreign, err := a.external(ctx, password, address); err != nil {
+		return Identity{}, err
+	} else if foreign {
+		return a.rank(ctx, id)
 	}
 	id, err := a.byToken(ctx, password, name)
 	if domain.CodeOf(err) == domain.CodeUnauthorized {
@@ -190,7 +205,7 @@ func (a *Authenticator) Login(ctx context.Context, name, password, address strin
 		return Identity{}, err
 	}
 	id.Address = address
-	return id, nil
+	return a.rank(ctx, id)
 }
 
 // byToken finds the account of a robot's or user's token. A name that is not empty must be the account's.
@@ -205,15 +220,18 @@ func (a *Authenticator) byToken(ctx context.Context, secret, name string) (Ident
 	if err != nil {
 		return Identity{}, err
 	}
+	if err := a.checkGrant(ctx, p); err != nil {
+		return Identity{}, err
+	}
 	a.uses.add(p.TokenID)
 	return identityOf(p), nil
 }
 
 // identityOf is an account as a caller.
-func identityOf(p domain.Principal) Identity {
+func identityOf(p versioned) Identity {
 	return Identity{
 		Caller: domain.Caller{Name: p.Name, Kind: p.Kind, TokenID: p.TokenID, Account: p.ID, Epoch: p.Epoch},
-		Role:   RoleAccount, Rights: p.Rights,
+		Role:   RoleAccount, Rights: p.Rights, version: p.version,
 	}
 }
 
@@ -311,7 +329,7 @@ func (a *Authenticator) bearer(ctx context.Context, token, address string) (id I
 		return Identity{}, err
 	}
 	id.Address = address
-	return id, nil
+	return a.rank(ctx, id)
 }
 
 func (a *Authenticator) operatorToken(token string) (Identity, error) {

@@ -151,7 +151,8 @@ type Caller struct {
 	// TokenID names the credential that was used, never its value; empty for a password.
 	TokenID string
 	// Account is the id of an account in the database, else 0, and Epoch the one under which it was authorised: a write
-	// of the account is refused if it has another one by then. For a mirror they are its id and the epoch of its sync.
+	// of the account is refused if it has another one by then. For a mirror they are its id and the epoch of its sync. Who
+	// has no account but is known elsewhere has the epoch of all grants, which each change of one ends.
 	Account, Epoch int64
 }
 
@@ -164,15 +165,15 @@ const (
 	CallerUser      CallerKind = "user"
 	CallerRobot     CallerKind = "robot"
 	CallerOperator  CallerKind = "operator"
-	// CallerServiceAccount is a ServiceAccount of the cluster; its name is "namespace/name".
-	CallerServiceAccount CallerKind = "service-account"
-	// CallerKubernetesUser is another user of the cluster, by the name that the cluster knows.
-	CallerKubernetesUser CallerKind = "kubernetes-user"
-	// CallerOIDC is a user of an issuer of OpenID Connect, by the name with the issuer's prefix.
-	CallerOIDC   CallerKind = "oidc-user"
-	CallerSystem CallerKind = "system"
+	CallerSystem    CallerKind = "system"
 	// CallerMirror is a mirror that fills an organization, whose name it has.
 	CallerMirror CallerKind = "mirror"
+	// CallerServiceAccount is a ServiceAccount of the cluster, by namespace/name.
+	CallerServiceAccount CallerKind = "serviceaccount"
+	// CallerKubernetesUser is a user as the cluster knows it.
+	CallerKubernetesUser CallerKind = "kubernetes"
+	// CallerOIDC is a user as an OIDC issuer of the registry knows it.
+	CallerOIDC CallerKind = "oidc"
 )
 
 // System is the caller of what the registry does by itself.

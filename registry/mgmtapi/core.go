@@ -23,6 +23,15 @@ type Core interface {
 	evidence
 	identities
 	operatorProtocol
+	viewRecords
+}
+
+// viewRecords records what readonly superusers look at.
+type viewRecords interface {
+	// Viewed returns once it is recorded that the caller looks at something of an organization or a repository; both are
+	// empty for what is of the whole registry.
+	Viewed(ctx context.Context, caller domain.Caller, kind audit.Kind, organization, repository string) error
+	ReadonlySuperusers(ctx context.Context) ([]core.ReadonlySuperuserStatus, error)
 }
 
 type organizations interface {
@@ -139,6 +148,11 @@ type operatorProtocol interface {
 	PutManagedMirror(ctx context.Context, caller domain.Caller, mirror core.ManagedMirror) (domain.Mirror, error)
 	ManagedMirror(ctx context.Context, kind, namespace, name string) (domain.Mirror, error)
 	DeleteManagedMirror(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	PutManagedReadonlySuperuser(ctx context.Context, caller domain.Caller, grant core.ManagedReadonlySuperuser) (core.ReadonlySuperuserStatus, error)
+	ManagedReadonlySuperuser(ctx context.Context, kind, name string) (core.ReadonlySuperuserStatus, error)
+	DeleteManagedReadonlySuperuser(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	// CreateGrantToken makes another token for a grant, and returns it with the name of its user.
+	CreateGrantToken(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy, hash []byte) (domain.AccountToken, string, error)
 	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
 	NoteRefusedChange(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, change core.RefusedChange) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)

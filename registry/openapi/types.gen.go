@@ -175,6 +175,24 @@ func (e QuaySyncStatus) Valid() bool {
 	}
 }
 
+// Defines values for ReadonlySuperuserState.
+const (
+	ReadonlySuperuserStateActive  ReadonlySuperuserState = "Active"
+	ReadonlySuperuserStateExpired ReadonlySuperuserState = "Expired"
+)
+
+// Valid indicates whether the value is a known member of the ReadonlySuperuserState enum.
+func (e ReadonlySuperuserState) Valid() bool {
+	switch e {
+	case ReadonlySuperuserStateActive:
+		return true
+	case ReadonlySuperuserStateExpired:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RefusedChangeOperation.
 const (
 	RefusedChangeOperationDelete RefusedChangeOperation = "delete"
@@ -390,8 +408,8 @@ type AppToken struct {
 	Title        string  `json:"title"`
 
 	// TokenCode The token where it was just made, else `***REDACTED***`.
-	TokenCode string `json:"token_code"`
-	UUID      string `json:"uuid"`
+	TokenCode domain.NewSecret `json:"token_code"`
+	UUID      string           `json:"uuid"`
 }
 
 // AppTokenAnswer defines model for AppTokenAnswer.
@@ -427,6 +445,11 @@ type Claim struct {
 
 	// Organizations What the namespace's annotation claims; `*` permits policies but no ownership.
 	Organizations []string `json:"organizations,omitempty"`
+}
+
+// Configuration defines model for Configuration.
+type Configuration struct {
+	Settings []Setting `json:"settings"`
 }
 
 // ConflictMode Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
@@ -605,7 +628,7 @@ type LogEntry struct {
 	Index int64  `json:"index"`
 	Kind  string `json:"kind"`
 
-	// Manager The Kubernetes object that a policy or mirror was made from.
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	Manager      *Manager               `json:"manager,omitempty"`
 	Metadata     map[string]interface{} `json:"metadata"`
 	Organization string                 `json:"organization"`
@@ -778,10 +801,50 @@ type ManagedPolicy struct {
 	UID string `json:"uid"`
 }
 
-// Manager The Kubernetes object that a policy or mirror was made from.
+// ManagedReadonlyCredentials Asks for an account of the subject, a RegistryUser without a password, that tokens can be made for. An account that is
+// not there is made, and goes with the grant.
+type ManagedReadonlyCredentials struct {
+	// TokenID The token that the object's Secret holds. The older ones are revoked.
+	TokenID string `json:"tokenID,omitempty"`
+}
+
+// ManagedReadonlySuperuser A readonly superuser as its Kubernetes object declares it.
+type ManagedReadonlySuperuser struct {
+	// Access MetadataOnly is everything but blobs.
+	Access ReadonlyAccess `json:"access"`
+
+	// Applied Who applied the latest spec of an object, as admission stamped it. A stamp of another generation than the object's names
+	// somebody else; the entry says `unknown` then, and where there is no stamp.
+	Applied *Applied `json:"applied,omitempty"`
+
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `json:"cluster"`
+
+	// Credentials Asks for an account of the subject, a RegistryUser without a password, that tokens can be made for. An account that is
+	// not there is made, and goes with the grant.
+	Credentials *ManagedReadonlyCredentials `json:"credentials,omitempty"`
+
+	// ExpiresAt When the grant ends by itself; without it never.
+	ExpiresAt  *time.Time `json:"expiresAt,omitempty"`
+	Generation int64      `json:"generation"`
+
+	// RevisionClaimed The source revision, for instance a Git commit, that the object names. Printable characters.
+	RevisionClaimed string `json:"revisionClaimed,omitempty"`
+
+	// Rewound An uncached read of the API server confirmed an older generation or UID (a restored etcd).
+	Rewound bool    `json:"rewound,omitempty"`
+	Subject Subject `json:"subject"`
+
+	// UID The UID of the ReadonlySuperuser.
+	UID string `json:"uid"`
+}
+
+// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 type Manager struct {
-	Kind      string `json:"kind"`
-	Name      string `json:"name"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+
+	// Namespace Empty for an object without a namespace.
 	Namespace string `json:"namespace"`
 	UID       string `json:"uid"`
 }
@@ -917,13 +980,13 @@ type MirrorSchedule struct {
 
 // MirrorSecrets The credentials, whole. They are sealed where they are stored and in no answer.
 type MirrorSecrets struct {
-	Password      string `json:"password,omitempty"`
-	ProxyPassword string `json:"proxyPassword,omitempty"`
-	ProxyUsername string `json:"proxyUsername,omitempty"`
+	Password      domain.GivenSecret `json:"password,omitempty"`
+	ProxyPassword domain.GivenSecret `json:"proxyPassword,omitempty"`
+	ProxyUsername string             `json:"proxyUsername,omitempty"`
 
 	// Token A bearer token in place of user name and password.
-	Token    string `json:"token,omitempty"`
-	Username string `json:"username,omitempty"`
+	Token    domain.GivenSecret `json:"token,omitempty"`
+	Username string             `json:"username,omitempty"`
 }
 
 // MirrorSource defines model for MirrorSource.
@@ -1004,7 +1067,7 @@ type MirrorStatus struct {
 	// Lost Whether its namespace has lost the organization. It syncs no more and can only be deleted.
 	Lost bool `json:"lost"`
 
-	// Manager The Kubernetes object that a policy or mirror was made from.
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	Manager *Manager `json:"manager,omitempty"`
 
 	// NextSync When the schedule wants the next sync.
@@ -1109,10 +1172,10 @@ type NewOrganizationMirror struct {
 	ExternalRegistryConfig *ExternalRegistryConfig `json:"external_registry_config,omitempty"`
 
 	// ExternalRegistryPassword Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryPassword json.RawMessage `json:"external_registry_password,omitempty"`
+	ExternalRegistryPassword domain.RawSecret `json:"external_registry_password,omitempty"`
 
 	// ExternalRegistryToken Ours: a bearer token in place of user name and password. Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryToken json.RawMessage `json:"external_registry_token,omitempty"`
+	ExternalRegistryToken domain.RawSecret `json:"external_registry_token,omitempty"`
 
 	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
 	ExternalRegistryType QuayRegistryType `json:"external_registry_type"`
@@ -1161,6 +1224,15 @@ type NewOrganizationMirror struct {
 	Visibility Visibility  `json:"visibility"`
 }
 
+// NewReadonlyCredentials defines model for NewReadonlyCredentials.
+type NewReadonlyCredentials struct {
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `json:"cluster"`
+
+	// UID The UID of the ReadonlySuperuser.
+	UID string `json:"uid"`
+}
+
 // NewRepository defines model for NewRepository.
 type NewRepository struct {
 	Description string `json:"description,omitempty"`
@@ -1186,9 +1258,9 @@ type NewRobot struct {
 
 // NewUser defines model for NewUser.
 type NewUser struct {
-	Email    string `json:"email,omitempty"`
-	Password string `json:"password,omitempty"`
-	Username string `json:"username"`
+	Email    string             `json:"email,omitempty"`
+	Password domain.GivenSecret `json:"password,omitempty"`
+	Username string             `json:"username"`
 }
 
 // Organization defines model for Organization.
@@ -1216,7 +1288,7 @@ type OrganizationMirror struct {
 	ExternalRegistryConfig ExternalRegistryConfig `json:"external_registry_config"`
 
 	// ExternalRegistryPassword Only where there is a password or token.
-	ExternalRegistryPassword string `json:"external_registry_password,omitempty"`
+	ExternalRegistryPassword domain.MaskedSecret `json:"external_registry_password,omitempty"`
 
 	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
 	ExternalRegistryType     QuayRegistryType `json:"external_registry_type"`
@@ -1239,7 +1311,7 @@ type OrganizationMirror struct {
 	// Lost Whether its object's namespace has lost the organization. It syncs no more.
 	Lost bool `json:"lost"`
 
-	// ManagedBy The Kubernetes object that a policy or mirror was made from.
+	// ManagedBy The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	ManagedBy *Manager `json:"managed_by,omitempty"`
 
 	// NextSyncDate When the schedule wants the next sync.
@@ -1300,10 +1372,10 @@ type OrganizationMirrorChange struct {
 	ExternalRegistryConfig *ExternalRegistryConfig `json:"external_registry_config,omitempty"`
 
 	// ExternalRegistryPassword Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryPassword json.RawMessage `json:"external_registry_password,omitempty"`
+	ExternalRegistryPassword domain.RawSecret `json:"external_registry_password,omitempty"`
 
 	// ExternalRegistryToken Ours: a bearer token in place of user name and password. Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryToken json.RawMessage `json:"external_registry_token,omitempty"`
+	ExternalRegistryToken domain.RawSecret `json:"external_registry_token,omitempty"`
 
 	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
 	ExternalRegistryType *QuayRegistryType `json:"external_registry_type,omitempty"`
@@ -1369,18 +1441,26 @@ type OwnOrganization struct {
 
 // OwnUser defines model for OwnUser.
 type OwnUser struct {
-	Anonymous     bool              `json:"anonymous"`
-	Email         string            `json:"email"`
-	IsMe          bool              `json:"is_me"`
-	IsRobot       bool              `json:"is_robot"`
-	Organizations []OwnOrganization `json:"organizations"`
-	SuperUser     bool              `json:"super_user"`
-	Username      string            `json:"username"`
+	Anonymous bool   `json:"anonymous"`
+	Email     string `json:"email"`
+
+	// GlobalReadonlySuperUser Whether the caller reads everything and writes nothing.
+	GlobalReadonlySuperUser bool              `json:"global_readonly_super_user"`
+	IsMe                    bool              `json:"is_me"`
+	IsRobot                 bool              `json:"is_robot"`
+	Organizations           []OwnOrganization `json:"organizations"`
+
+	// ReadonlyAccess MetadataOnly is everything but blobs.
+	ReadonlyAccess *ReadonlyAccess `json:"readonly_access,omitempty"`
+
+	// SuperUser Whether the caller administers the registry. False for a readonly superuser.
+	SuperUser bool   `json:"super_user"`
+	Username  string `json:"username"`
 }
 
 // OwnUserChange defines model for OwnUserChange.
 type OwnUserChange struct {
-	Password string `json:"password"`
+	Password domain.GivenSecret `json:"password"`
 }
 
 // Owner The Kubernetes namespace that owns an organization.
@@ -1450,7 +1530,7 @@ type Policy struct {
 	// Lost Whether its namespace has lost the organization. It stays in force and can only be deleted, as Retain.
 	Lost bool `json:"lost"`
 
-	// Manager The Kubernetes object that a policy or mirror was made from.
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	Manager      *Manager `json:"manager,omitempty"`
 	Organization string   `json:"organization"`
 
@@ -1587,7 +1667,7 @@ type PolicyView struct {
 	// LockedUntil Until then the policy can be neither weakened nor deleted.
 	LockedUntil *time.Time `json:"lockedUntil,omitempty"`
 
-	// ManagedBy The Kubernetes object that a policy or mirror was made from.
+	// ManagedBy The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	ManagedBy *Manager `json:"managedBy,omitempty"`
 
 	// Orphaned Whether its Kubernetes object is gone without deleting it.
@@ -1665,6 +1745,77 @@ type QuayRegistryType string
 
 // QuaySyncStatus Quay's words. SKIP is a repository that the upstream has no more.
 type QuaySyncStatus string
+
+// ReadonlyAccess MetadataOnly is everything but blobs.
+type ReadonlyAccess = domain.ReadonlyAccess
+
+// ReadonlyCredentials defines model for ReadonlyCredentials.
+type ReadonlyCredentials struct {
+	CreatedAt time.Time `json:"createdAt"`
+
+	// Token The token. It is shown here only.
+	Token domain.NewSecret `json:"token"`
+
+	// TokenID What to name in the next put once the token is where it is to be kept.
+	TokenID  string `json:"tokenID"`
+	Username string `json:"username"`
+}
+
+// ReadonlyCredentialsStatus Only where the grant asks for credentials.
+type ReadonlyCredentialsStatus struct {
+	// OwnAccount Whether the account was made for the grant and goes with it.
+	OwnAccount bool `json:"ownAccount"`
+
+	// TokenID The token that the object said last that it has; empty if it has said none.
+	TokenID string `json:"tokenID"`
+
+	// Tokens The tokens of the grant that are good now, the oldest first.
+	Tokens   []ReadonlyToken `json:"tokens"`
+	Username string          `json:"username"`
+}
+
+// ReadonlySuperuserList defines model for ReadonlySuperuserList.
+type ReadonlySuperuserList struct {
+	// Configured The users of `global-readonly-superusers`.
+	Configured         []string                  `json:"configured"`
+	ReadonlySuperusers []ReadonlySuperuserStatus `json:"readonly_superusers"`
+}
+
+// ReadonlySuperuserState defines model for ReadonlySuperuserState.
+type ReadonlySuperuserState string
+
+// ReadonlySuperuserStatus defines model for ReadonlySuperuserStatus.
+type ReadonlySuperuserStatus struct {
+	// Access MetadataOnly is everything but blobs.
+	Access    ReadonlyAccess `json:"access"`
+	CreatedAt time.Time      `json:"createdAt"`
+
+	// Credentials Only where the grant asks for credentials.
+	Credentials *ReadonlyCredentialsStatus `json:"credentials,omitempty"`
+	ExpiresAt   *time.Time                 `json:"expiresAt,omitempty"`
+
+	// Generation The generation of the object that the grant was made from.
+	Generation int64 `json:"generation"`
+
+	// LastSeen When the subject called last, to about a minute.
+	LastSeen *time.Time `json:"lastSeen,omitempty"`
+
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
+	Manager *Manager `json:"manager,omitempty"`
+
+	// Resolved Of a RegistryUser: whether there is such an account now. Always true for others, which the registry cannot look up.
+	Resolved bool                   `json:"resolved"`
+	State    ReadonlySuperuserState `json:"state"`
+	Subject  Subject                `json:"subject"`
+	UUID     string                 `json:"uuid"`
+}
+
+// ReadonlyToken defines model for ReadonlyToken.
+type ReadonlyToken struct {
+	CreatedAt time.Time  `json:"createdAt"`
+	ID        string     `json:"id"`
+	LastUsed  *time.Time `json:"lastUsed,omitempty"`
+}
 
 // ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
 type ReclaimPolicy = domain.ReclaimPolicy
@@ -1765,13 +1916,21 @@ type Robot struct {
 	Name string `json:"name"`
 
 	// Token The token where it was just made, else `***REDACTED***`.
-	Token                string                 `json:"token"`
+	Token                domain.NewSecret       `json:"token"`
 	UnstructuredMetadata map[string]interface{} `json:"unstructured_metadata"`
 }
 
 // RobotList defines model for RobotList.
 type RobotList struct {
 	Robots []Robot `json:"robots"`
+}
+
+// Setting defines model for Setting.
+type Setting struct {
+	Name string `json:"name"`
+
+	// Value As it would be given to the flag, with `***REDACTED***` in place of what is secret.
+	Value string `json:"value"`
 }
 
 // SigningKey defines model for SigningKey.
@@ -1781,13 +1940,26 @@ type SigningKey struct {
 	Kid     string `json:"kid"`
 
 	// PrivateKey Always `***REDACTED***`.
-	PrivateKey string `json:"private_key"`
+	PrivateKey domain.MaskedSecret `json:"private_key"`
 }
 
 // SigningKeyList defines model for SigningKeyList.
 type SigningKeyList struct {
 	Keys []SigningKey `json:"keys"`
 }
+
+// Subject defines model for Subject.
+type Subject struct {
+	// Kind Where a subject is known. A User is one of the cluster, or of an OIDC issuer of the registry.
+	Kind SubjectKind `json:"kind"`
+	Name string      `json:"name"`
+
+	// Namespace Only of a ServiceAccount.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// SubjectKind Where a subject is known. A User is one of the cluster, or of an OIDC issuer of the registry.
+type SubjectKind = domain.SubjectKind
 
 // Success defines model for Success.
 type Success struct {
@@ -2049,9 +2221,9 @@ type UserKind string
 
 // UserChange defines model for UserChange.
 type UserChange struct {
-	Email    *string `json:"email,omitempty"`
-	Enabled  *bool   `json:"enabled,omitempty"`
-	Password *string `json:"password,omitempty"`
+	Email    *string             `json:"email,omitempty"`
+	Enabled  *bool               `json:"enabled,omitempty"`
+	Password *domain.GivenSecret `json:"password,omitempty"`
 }
 
 // UserCreated defines model for UserCreated.
@@ -2059,8 +2231,8 @@ type UserCreated struct {
 	Email string `json:"email"`
 
 	// Password The password where the registry made it, else `***REDACTED***`.
-	Password string `json:"password"`
-	Username string `json:"username"`
+	Password domain.NewSecret `json:"password"`
+	Username string           `json:"username"`
 }
 
 // UserList defines model for UserList.
@@ -2182,6 +2354,15 @@ type DeleteManagedMirrorParams struct {
 	Cluster string `form:"cluster" json:"cluster"`
 
 	// UID The UID of the OrgMirror.
+	UID string `form:"uid" json:"uid"`
+}
+
+// DeleteManagedReadonlySuperuserParams defines parameters for DeleteManagedReadonlySuperuser.
+type DeleteManagedReadonlySuperuserParams struct {
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `form:"cluster" json:"cluster"`
+
+	// UID The UID of the ReadonlySuperuser.
 	UID string `form:"uid" json:"uid"`
 }
 
@@ -2683,6 +2864,15 @@ type PreviewPolicyJSONRequestBody = PreviewRequest
 
 // PutPublishedCheckpointJSONRequestBody defines body for PutPublishedCheckpoint for application/json ContentType.
 type PutPublishedCheckpointJSONRequestBody = PublishedCheckpoint
+
+// PutManagedReadonlySuperuserJSONRequestBody defines body for PutManagedReadonlySuperuser for application/json ContentType.
+type PutManagedReadonlySuperuserJSONRequestBody = ManagedReadonlySuperuser
+
+// CreateReadonlySuperuserCredentialsJSONRequestBody defines body for CreateReadonlySuperuserCredentials for application/json ContentType.
+type CreateReadonlySuperuserCredentialsJSONRequestBody = NewReadonlyCredentials
+
+// NoteReadonlySuperuserDeletionIntentJSONRequestBody defines body for NoteReadonlySuperuserDeletionIntent for application/json ContentType.
+type NoteReadonlySuperuserDeletionIntentJSONRequestBody = DeletionIntent
 
 // SyncedJSONRequestBody defines body for Synced for application/json ContentType.
 type SyncedJSONRequestBody = Present
