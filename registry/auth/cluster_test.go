@@ -113,6 +113,13 @@ var _ = Describe("Identities of other authorities", func() {
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(store.Close)
 		c = core.New(store, core.Options{Logger: slog.New(slog.DiscardHandler), Now: now.Now})
+		running, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func(c *core.Core) { done <- c.Run(running) }(c)
+		DeferCleanup(func() {
+			stop()
+			Eventually(done).WithTimeout(time.Minute).Should(Receive(BeNil()))
+		})
 		operator := domain.Caller{Name: "operator", Kind: domain.CallerOperator}
 		// The organization team-a belongs to the namespace of its name, team-b to none.
 		_, err = c.PutManagedPolicy(ctx, operator, core.ManagedPolicy{
