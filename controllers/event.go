@@ -44,6 +44,10 @@ const (
 	EventPushRefused = "PushRefused"
 	// EventDeleteRefused: a deletion would have removed a locked tag, or the image of one.
 	EventDeleteRefused = "DeleteRefused"
+	// EventPolicyChangeRefused: somebody would have weakened or deleted a policy that is locked.
+	EventPolicyChangeRefused = "PolicyChangeRefused"
+	// EventPolicyUnlocked: somebody broke the lock of a policy.
+	EventPolicyUnlocked = "PolicyUnlocked"
 	// EventSyncSucceeded: a sync of a mirror ended with all that is selected.
 	EventSyncSucceeded = "SyncSucceeded"
 	// EventSyncFailed: a sync of a mirror ended without all.
@@ -51,7 +55,8 @@ const (
 )
 
 // becomesEvent tells whether an entry of the audit log is one Kubernetes Event: each tag that a policy locks, releases or
-// refuses to change, or in place of the first two the summary of the sweep, and the end of each sync of a mirror. Counted repeats of a refusal are not: their
+// refuses to change, or in place of the first two the summary of the sweep, each refused change of a policy that is locked
+// and each lock that was broken, and the end of each sync of a mirror. Counted repeats of a refusal are not: their
 // first is. The entry alone decides, so the answer is the same whenever and by whom it is read.
 func becomesEvent(entry openapi.LogEntry) bool {
 	switch kind := audit.Kind(entry.Kind); kind {
@@ -61,7 +66,7 @@ func becomesEvent(entry openapi.LogEntry) bool {
 		return text(entry, "trigger") == audit.TriggerPolicy && !summarised(entry)
 	case audit.KindApplyPolicy:
 		return summarised(entry)
-	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed:
+	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed, audit.KindUnlockPolicy:
 		return true
 	default:
 		_, repeat := entry.Metadata["repeat_of"]
@@ -139,6 +144,15 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 		tellSummary(event, entry)
 	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed:
 		tellSync(event, entry)
+	case audit.KindUpdatePolicyFailed, audit.KindDeletePolicyFailed:
+		event.Type, event.Reason, event.Action = corev1.EventTypeWarning, EventPolicyChangeRefused, "Update"
+		if audit.Kind(entry.Kind) == audit.KindDeletePolicyFailed {
+			event.Action = "Delete"
+		}
+		event.Note = fmt.Sprintf("refused %s to %s policy %s of %s: %s", applicant(entry), text(entry, "operation"), entry.Policy, tag, text(entry, "reason"))
+	case audit.KindUnlockPolicy:
+		event.Type, event.Reason, event.Action = corev1.EventTypeWarning, EventPolicyUnlocked, "Unlock"
+		event.Note = fmt.Sprintf("the lock of policy %s of %s until %s was broken: %s", entry.Policy, tag, text(entry, "locked_until"), text(entry, "reason"))
 	default:
 		event.Type = corev1.EventTypeWarning
 		event.Reason, event.Action = EventDeleteRefused, "Delete"
@@ -150,6 +164,14 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 			event.Note += "; attempted " + attempted
 		}
 	}
+}
+
+// applicant names who made a change: the Kubernetes user that the operator speaks for, or the registry's own caller.
+func applicant(entry openapi.LogEntry) string {
+	if user := text(entry, "applied_by"); user != "" {
+		return "Kubernetes user " + user
+	}
+	return fmt.Sprintf("%s %s", entry.Performer.Kind, entry.Performer.Name)
 }
 
 // tellSummary says what a sweep did.

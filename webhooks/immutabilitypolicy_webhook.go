@@ -6,14 +6,19 @@
 package webhooks
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -21,6 +26,7 @@ import (
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 	"github.com/tidelock/tidelock/registry/openapi"
+	registrypolicy "github.com/tidelock/tidelock/registry/policy"
 )
 
 // registryBudget bounds how long an admission waits for the registry, which never decides.
@@ -32,6 +38,8 @@ type Registry interface {
 	Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error)
 	// NoteDeletionIntent tells who asks to delete a policy.
 	NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
+	// NoteRefusedChange tells who was refused to weaken or delete a policy that is locked.
+	NoteRefusedChange(ctx context.Context, namespace, name string, change openapi.RefusedChange) error
 	// NoteOrgMirrorDeletionIntent tells who asks to delete a mirror.
 	NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
 }
@@ -40,6 +48,9 @@ type Registry interface {
 type immutabilityPolicyValidator struct {
 	reader   client.Reader
 	registry Registry
+	// maxLock is how far away the end of a policy's lock may be.
+	maxLock time.Duration
+	now     func() time.Time
 }
 
 var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityPolicyValidator{}
@@ -48,13 +59,14 @@ var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityP
 const scopeIndex = "scope"
 
 // +kubebuilder:webhook:path=/mutate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=true,failurePolicy=fail,reinvocationPolicy=IfNeeded,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=stamps.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
-// +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
+// +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=NoneOnDryRun,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=ignore,sideEffects=NoneOnDryRun,timeoutSeconds=2,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=delete,versions=v1alpha1,name=deletions.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
 
-// SetupImmutabilityPolicy registers the webhooks for ImmutabilityPolicy with the manager's webhook server.
-func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Registry) error {
+// SetupImmutabilityPolicy registers the webhooks for ImmutabilityPolicy with the manager's webhook server. maxLock is how
+// far away the end of a policy's lock may be, the registry's own default if 0.
+func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Registry, maxLock time.Duration) error {
 	err := mgr.GetFieldIndexer().IndexField(ctx, &registryv1alpha1.ImmutabilityPolicy{}, scopeIndex, func(o client.Object) []string {
 		return []string{o.(*registryv1alpha1.ImmutabilityPolicy).Scope()}
 	})
@@ -63,13 +75,14 @@ func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Reg
 	}
 	return ctrl.NewWebhookManagedBy(mgr, &registryv1alpha1.ImmutabilityPolicy{}).
 		WithDefaulter(stamper[*registryv1alpha1.ImmutabilityPolicy]{}).
-		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry}).
+		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry, maxLock: cmp.Or(maxLock, registrypolicy.DefaultMaxLock), now: time.Now}).
 		Complete()
 }
 
 // ValidateCreate implements admission.Validator.
 func (v *immutabilityPolicyValidator) ValidateCreate(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
 	errs := append(registryv1alpha1.ValidateImmutabilityPolicy(policy), checkStamp(ctx, policy)...)
+	errs = append(errs, registryv1alpha1.ValidateLockEnd(policy, nil, v.now(), v.maxLock)...)
 	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
 	}
@@ -86,6 +99,11 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 	unchanged := equality.Semantic.DeepEqual(old.Spec, policy.Spec)
 	if !unchanged {
 		errs = append(errs, registryv1alpha1.ValidateImmutabilityPolicyUpdate(old, policy)...)
+		errs = append(errs, registryv1alpha1.ValidateLockEnd(policy, old.Spec.LockedUntil, v.now(), v.maxLock)...)
+		if weakens := registryv1alpha1.ValidateLock(old, policy, v.now()); len(weakens) > 0 {
+			v.noteRefused(ctx, old, openapi.RefusedChangeOperationUpdate, weakens.ToAggregate().Error())
+			errs = append(errs, weakens...)
+		}
 	}
 	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
@@ -96,18 +114,64 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 	return v.warnings(ctx, policy), nil
 }
 
-// ValidateDelete implements admission.Validator. It refuses nothing: it tells the registry who asks, since a deletion
-// leaves no trace of that in the object. What is being deleted already was asked for by somebody else.
+// ValidateDelete implements admission.Validator. It refuses nothing but to delete a policy that is locked, unless its
+// namespace goes: it tells the registry who asks, since a deletion leaves no trace of that in the object. What is being
+// deleted already was asked for by somebody else.
 func (v *immutabilityPolicyValidator) ValidateDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+	if policy.DeletionTimestamp.IsZero() && policy.Locked(v.now()) && !v.namespaceGoes(ctx, policy.Namespace) {
+		reason := fmt.Sprintf("the policy is locked until %s and cannot be deleted before that time", registryv1alpha1.LockEnd(policy))
+		v.noteRefused(ctx, policy, openapi.RefusedChangeOperationDelete, reason)
+		return nil, apierrors.NewForbidden(registryv1alpha1.GroupVersion.WithResource("immutabilitypolicies").GroupResource(), policy.Name, errors.New(reason))
+	}
 	return nil, noteDeletion(ctx, policy, v.registry.NoteDeletionIntent)
 }
+
+// namespaceGoes reports whether a namespace is being deleted. Where that cannot be found out it is not: the namespace's
+// controller asks again.
+func (v *immutabilityPolicyValidator) namespaceGoes(ctx context.Context, name string) bool {
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := v.reader.Get(ctx, client.ObjectKey{Name: name}, namespace); err != nil {
+		log.FromContext(ctx).Error(err, "the policy's namespace could not be read")
+		return apierrors.IsNotFound(err)
+	}
+	return !namespace.DeletionTimestamp.IsZero()
+}
+
+// noteRefused tells the registry, at best effort, who was refused to weaken or delete a locked policy.
+func (v *immutabilityPolicyValidator) noteRefused(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy, operation openapi.RefusedChangeOperation, reason string) {
+	request, err := admission.RequestFromContext(ctx)
+	if err != nil || ptr.Deref(request.DryRun, false) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, registryBudget)
+	defer cancel()
+	err = v.registry.NoteRefusedChange(ctx, policy.Namespace, policy.Name, openapi.RefusedChange{
+		UID: string(policy.UID), User: request.UserInfo.Username, UserUID: request.UserInfo.UID,
+		Operation: operation, Reason: registryv1alpha1.Shorten(reason, maxRefusalReason),
+	})
+	if err != nil {
+		log.FromContext(ctx).Info("the registry could not be told who was refused to change a locked policy", "user", request.UserInfo.Username, "cause", err.Error())
+	}
+}
+
+// maxRefusalReason is the longest reason that the registry takes, in bytes.
+const maxRefusalReason = 1024
 
 func invalid(policy *registryv1alpha1.ImmutabilityPolicy, errs field.ErrorList) error {
 	return apierrors.NewInvalid(registryv1alpha1.GroupVersion.WithKind("ImmutabilityPolicy").GroupKind(), policy.Name, errs)
 }
 
 func (v *immutabilityPolicyValidator) warnings(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) admission.Warnings {
-	return warningsOf(ctx, policy, v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact)
+	return warningsOf(ctx, policy, v.warnLock, v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact)
+}
+
+// warnLock warns of a lock whose time has passed. It is admitted, so that what was declared once can be declared again.
+func (v *immutabilityPolicyValidator) warnLock(_ context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
+	if until := policy.Spec.LockedUntil; until == nil || until.After(v.now()) {
+		return ""
+	}
+	return fmt.Sprintf("lockedUntil %s has passed: the policy can be weakened and deleted at any time", registryv1alpha1.LockEnd(policy))
 }
 
 // warnOwnership warns where the policy will stall because its namespace has no claim to the organization.

@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -46,6 +45,7 @@ type operatorOptions struct {
 	registryURL string
 	registryCA  string
 
+	identities  clusterOptions
 	kubeconfig  string
 	namespace   string
 	workload    string
@@ -79,6 +79,7 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 	}
 	flags := cmd.Flags()
 	o.registry.AddFlags(flags)
+	o.identities.addFlags(flags, true)
 	flags.StringVar(&o.registryURL, "registry-url", "", "address of a registry that runs elsewhere; needs --operator-token-file")
 	flags.StringVar(&o.registryCA, "registry-ca-file", "", "file with the CA of --registry-url, PEM; the system's without it")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "file that leads to the cluster; without it, the Pod's own, or that of KUBECONFIG")
@@ -165,9 +166,7 @@ func (o *operatorOptions) run(ctx context.Context) (err error) {
 }
 
 func (o *operatorOptions) restConfig() (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	config, err := clusterConfig(o.kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +207,9 @@ func (o *operatorOptions) newRegistry(ctx context.Context, config *rest.Config) 
 		if err := os.WriteFile(o.registry.AdminPasswordFile, password, 0o600); err != nil {
 			return nil, fmt.Errorf("writing the password of the account admin: %w", err)
 		}
+	}
+	if err := o.identities.connect(&o.registry, func() (*rest.Config, error) { return config, nil }, o.registry.Logger); err != nil {
+		return nil, err
 	}
 	return registry.New(o.registry)
 }
@@ -288,7 +290,7 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := server.SetupCertificates(ctx, mgr, o.namespace); err != nil {
 		return nil, err
 	}
-	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient); err != nil {
+	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, o.registry.PoliciesMaxLock); err != nil {
 		return nil, err
 	}
 	if err := webhooks.SetupOrgMirror(ctx, mgr, registryClient); err != nil {

@@ -196,7 +196,7 @@ var _ = Describe("Replicas", func() {
 	It("carry out a due deletion once", func() {
 		_, err := a.PutManagedPolicy(ctx, operator, managed("u1", 1))
 		Expect(err).NotTo(HaveOccurred())
-		Expect(b.DeleteManagedPolicy(ctx, operator, cluster, managed("u1", 1).Manager)).To(Succeed())
+		Expect(b.DeleteManagedPolicy(ctx, operator, cluster, managed("u1", 1).Manager, false)).To(Succeed())
 		a.clock.Advance(time.Hour)
 		Eventually(func() []audit.View { return a.entries(audit.KindDeletePolicy) }).WithTimeout(patience).Should(HaveLen(1))
 		a.idle()
