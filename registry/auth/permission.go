@@ -362,8 +362,8 @@ func MayPull(id Identity, repository domain.Repository) bool {
 
 // Authorize returns nil if the caller has the permission on the resource. Otherwise it returns a *domain.Error:
 // UNAUTHORIZED for an anonymous caller, and for a token that is not for this, who may try again with credentials or
-// another token; DENIED for everybody else, and always for a readonly superuser, whom no token lets write. Whether the resource exists makes no difference to whom may not see it.
-// UNAVAILABLE means that it cannot be determined now.
+// another token; DENIED for everybody else, and always for a readonly superuser, whom no token lets write. Whether the
+// resource exists makes no difference to whom may not see it. UNAVAILABLE means that it cannot be determined now.
 func (a *Authenticator) Authorize(ctx context.Context, id Identity, permission Permission, on Resource) error {
 	allowed := id.Holds(permission, on)
 	if !allowed && id.Role == RoleExternal && id.Readonly == "" {
