@@ -34,6 +34,8 @@ type Registry interface {
 	NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
 	// NoteOrgMirrorDeletionIntent tells who asks to delete a mirror.
 	NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
+	// NoteReadonlySuperuserDeletionIntent tells who asks to delete a readonly superuser.
+	NoteReadonlySuperuserDeletionIntent(ctx context.Context, name string, intent openapi.DeletionIntent) error
 }
 
 // immutabilityPolicyValidator admits or refuses policies by themselves, and warns by what it sees around them.
