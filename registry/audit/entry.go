@@ -78,6 +78,11 @@ const (
 	KindCreateSigningKey Kind = "create_signing_key"
 	KindDeleteSigningKey Kind = "delete_signing_key"
 
+	KindGrantReadonly  Kind = "grant_readonly_superuser"
+	KindChangeReadonly Kind = "change_readonly_superuser"
+	KindRevokeReadonly Kind = "revoke_readonly_superuser"
+	KindExpireReadonly Kind = "expire_readonly_superuser"
+
 	KindOrgMirrorEnabled   Kind = "org_mirror_enabled"
 	KindOrgMirrorDisabled  Kind = "org_mirror_disabled"
 	KindOrgMirrorChanged   Kind = "org_mirror_config_changed"

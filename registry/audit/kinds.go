@@ -16,6 +16,7 @@ var kinds = []Kind{
 	KindCreateUser, KindDeleteUser, KindEnableUser, KindDisableUser, KindChangePassword, KindChangeEmail, KindCreateToken, KindRevokeToken,
 	KindCreateRobot, KindDeleteRobot, KindRegenerateRobot, KindAddMember, KindChangeMember, KindRemoveMember,
 	KindAddPermission, KindChangePermission, KindDeletePermission, KindLoginFailure, KindCreateSigningKey, KindDeleteSigningKey,
+	KindGrantReadonly, KindChangeReadonly, KindRevokeReadonly, KindExpireReadonly,
 	KindOrgMirrorEnabled, KindOrgMirrorDisabled, KindOrgMirrorChanged, KindOrgMirrorStarted, KindOrgMirrorFailed, KindOrgMirrorSuccess,
 	KindOrgMirrorRequested, KindOrgMirrorCancelled, KindOrgMirrorRepo,
 	KindGarbageCollection, KindPruneLog, KindErasePerson,

@@ -198,6 +198,45 @@ func (c *Client) NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, nam
 	return c.call(ctx, request{method: http.MethodPut, path: path, body: intent})
 }
 
+// PutReadonlySuperuser makes somebody a readonly superuser, as the ReadonlySuperuser of this name declares it. It is
+// idempotent. The token that credentials name revokes the older ones of the grant.
+func (c *Client) PutReadonlySuperuser(ctx context.Context, name string, grant openapi.ManagedReadonlySuperuser) (openapi.ReadonlySuperuserStatus, error) {
+	var status openapi.ReadonlySuperuserStatus
+	err := c.call(ctx, request{method: http.MethodPut, path: readonlySuperuserPath(name), body: grant, answer: &status})
+	return status, err
+}
+
+// GetReadonlySuperuser reads a grant. IsNotFound tells that the registry does not know it.
+func (c *Client) GetReadonlySuperuser(ctx context.Context, name string) (openapi.ReadonlySuperuserStatus, error) {
+	var status openapi.ReadonlySuperuserStatus
+	err := c.call(ctx, request{method: http.MethodGet, path: readonlySuperuserPath(name), answer: &status})
+	return status, err
+}
+
+// DeleteReadonlySuperuser revokes the grant of a ReadonlySuperuser at once, with the tokens and the account that were made
+// for it. cluster is the UID of the namespace kube-system, uid the object's. It is a no-op for another UID and for a grant
+// that is not there.
+func (c *Client) DeleteReadonlySuperuser(ctx context.Context, name, cluster, uid string) error {
+	query := url.Values{"cluster": {cluster}, "uid": {uid}}
+	return c.call(ctx, request{method: http.MethodDelete, path: readonlySuperuserPath(name), query: query})
+}
+
+// NoteReadonlySuperuserDeletionIntent is NoteDeletionIntent for a ReadonlySuperuser.
+func (c *Client) NoteReadonlySuperuserDeletionIntent(ctx context.Context, name string, intent openapi.DeletionIntent) error {
+	path := append(readonlySuperuserPath(name), "deletion-intent")
+	return c.call(ctx, request{method: http.MethodPut, path: path, body: intent})
+}
+
+// CreateReadonlySuperuserCredentials makes a new token for the subject of a ReadonlySuperuser that asks for credentials.
+// The older ones are good until PutReadonlySuperuser names a newer one.
+func (c *Client) CreateReadonlySuperuserCredentials(ctx context.Context, name, cluster, uid string) (openapi.ReadonlyCredentials, error) {
+	var credentials openapi.ReadonlyCredentials
+	path := append(readonlySuperuserPath(name), "credentials")
+	body := openapi.NewReadonlyCredentials{Cluster: cluster, UID: uid}
+	err := c.call(ctx, request{method: http.MethodPost, path: path, body: body, answer: &credentials})
+	return credentials, err
+}
+
 // Preview says what a policy would mean for the tags that are there. It changes nothing.
 func (c *Client) Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error) {
 	var coverage openapi.Coverage
@@ -319,6 +358,8 @@ func policyPath(namespace, name string) []string {
 func orgMirrorPath(namespace, name string) []string {
 	return []string{"orgmirrors", namespace, name}
 }
+
+func readonlySuperuserPath(name string) []string { return []string{"readonlysuperusers", name} }
 
 type request struct {
 	method string

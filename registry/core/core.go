@@ -50,6 +50,9 @@ type Options struct {
 	Replicas bool
 	// LeaseTerm is how long a replica may stand still before another does what it led; 15 seconds by default.
 	LeaseTerm time.Duration
+	// Superusers are the users of the database who are superusers by the registry's configuration. They cannot be made
+	// readonly superusers.
+	Superusers []string
 	// Collection says what garbage collection may remove; DefaultCollection if nil.
 	Collection *Collection
 	// Sealer encrypts the secrets of mirrors. Without one no secret is stored.
@@ -142,8 +145,8 @@ func New(store meta.Store, options Options) *Core {
 }
 
 // Run does the background work until the context ends: it indexes the audit log, sweeps policies over their tags,
-// carries out delayed deletions, deletes expired tags, closes the windows of refusals, notes what HEADs found and erases
-// persons from the log. Before it returns, all windows are written.
+// carries out delayed deletions, deletes expired tags, ends expired readonly superusers, closes the windows of refusals, notes
+// what HEADs found and erases persons from the log. Before it returns, all windows are written.
 func (c *Core) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.sequencer.Run(ctx) })
@@ -152,6 +155,10 @@ func (c *Core) Run(ctx context.Context) error {
 	group.Go(func() error { return c.runRefusals(ctx) })
 	group.Go(func() error { return c.runNotes(ctx) })
 	group.Go(func() error { return c.runErasures(ctx) })
+	group.Go(func() error {
+		c.Lead(ctx, grantLease, c.runGrants)
+		return nil
+	})
 	err := group.Wait()
 	c.closeRefusals(context.WithoutCancel(ctx), true)
 	return err

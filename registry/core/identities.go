@@ -12,8 +12,8 @@ import (
 	"github.com/tidelock/tidelock/registry/meta"
 )
 
-// checkEpoch refuses a caller whose account has lost a credential or a right since it was authorised, and a mirror whose
-// sync is over. Of a mirror it returns the UUID.
+// checkEpoch refuses a caller whose account has lost a credential or a right since it was authorised, one without an account
+// if a grant has changed since, and a mirror whose sync is over. Of a mirror it returns the UUID.
 func checkEpoch(r *meta.Reader, caller domain.Caller) (mirror string, err error) {
 	if caller.Kind == domain.CallerMirror {
 		mirror, err = r.RunningSync(caller.Account, caller.Epoch)
@@ -22,10 +22,15 @@ func checkEpoch(r *meta.Reader, caller domain.Caller) (mirror string, err error)
 		}
 		return mirror, err
 	}
-	if caller.Account == 0 {
+	if caller.Account == 0 && caller.Epoch == 0 {
 		return "", nil
 	}
-	epoch, err := r.AccountEpoch(caller.Account)
+	var epoch int64
+	if caller.Account == 0 {
+		epoch, err = r.GrantEpoch()
+	} else {
+		epoch, err = r.AccountEpoch(caller.Account)
+	}
 	if errors.Is(err, meta.ErrNotFound) || (err == nil && epoch != caller.Epoch) {
 		return "", domain.Errorf(domain.CodeUnauthorized, "the rights of %s have changed; authenticate again", caller.Name)
 	}
@@ -110,7 +115,9 @@ func (c *Core) PrincipalByID(ctx context.Context, id int64) (domain.Principal, i
 // PrincipalByToken is PrincipalByName for the SHA-256 of a token.
 func (c *Core) PrincipalByToken(ctx context.Context, hash []byte) (domain.Principal, int64, error) {
 	return c.principal(ctx, func(r *meta.Reader) (p domain.Principal, err error) {
-		p.Account, p.TokenID, err = r.AccountByToken(hash)
+		var token domain.AccountToken
+		p.Account, token, err = r.AccountByToken(hash)
+		p.TokenID, p.Grant = token.ID, token.GrantID
 		return p, err
 	})
 }
@@ -126,6 +133,7 @@ func (c *Core) principal(ctx context.Context, find func(*meta.Reader) (domain.Pr
 		if err != nil {
 			return err
 		}
+		p.Grant = max(p.Grant, p.GrantID)
 		p.Rights, err = r.Rights(p.ID)
 		return err
 	})
@@ -173,7 +181,7 @@ func (c *Core) CreateUser(ctx context.Context, caller domain.Caller, user NewUse
 // UpdateUser changes a user. A new password, and disabling, end the user's epoch.
 func (c *Core) UpdateUser(ctx context.Context, caller domain.Caller, name string, to UserChange) error {
 	return c.write(ctx, caller, meta.Scope{}, func(ch *change) error {
-		a, err := account(&ch.Reader, domain.CallerUser, name)
+		a, err := ch.ownUser(name)
 		if err != nil {
 			return err
 		}
@@ -207,7 +215,7 @@ func (c *Core) UpdateUser(ctx context.Context, caller domain.Caller, name string
 // DeleteUser removes a user with tokens, memberships and permissions.
 func (c *Core) DeleteUser(ctx context.Context, caller domain.Caller, name string) error {
 	return c.write(ctx, caller, meta.Scope{}, func(ch *change) error {
-		a, err := account(&ch.Reader, domain.CallerUser, name)
+		a, err := ch.ownUser(name)
 		if err != nil {
 			return err
 		}

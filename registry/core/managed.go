@@ -56,10 +56,13 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 }
 
 func validateManaged(m ManagedPolicy) error {
-	if err := validateManager(m.Cluster, m.Manager, m.Scope.Organization); err != nil {
+	if err := validateManager(m.Cluster, m.Manager); err != nil {
 		return err
 	}
-	if m.Manager.Kind == domain.KindOrgMirror {
+	if err := domain.ValidateOrganization(m.Scope.Organization); err != nil {
+		return err
+	}
+	if m.Manager.Kind == domain.KindOrgMirror || m.Manager.Kind == domain.KindReadonlySuperuser {
 		return domain.Errorf(domain.CodeInvalid, "a %s manages no policy", m.Manager.Kind)
 	}
 	if m.Scope.Repository != "" {
@@ -73,15 +76,18 @@ func validateManaged(m ManagedPolicy) error {
 	return policy.Validate(m.Spec)
 }
 
-// validateManager checks what every object says of itself.
-func validateManager(cluster string, m domain.ManagedBy, organization string) error {
-	if cluster == "" || m.Kind == "" || m.Namespace == "" || m.Name == "" || m.UID == "" {
-		return domain.Errorf(domain.CodeInvalid, "cluster, kind, namespace, name and uid of the managing object are required")
+// validateManager checks what every object says of itself. A ReadonlySuperuser has no namespace.
+func validateManager(cluster string, m domain.ManagedBy) error {
+	if cluster == "" || m.Kind == "" || m.Name == "" || m.UID == "" {
+		return domain.Errorf(domain.CodeInvalid, "cluster, kind, name and uid of the managing object are required")
+	}
+	if namespaced := m.Kind != domain.KindReadonlySuperuser; namespaced == (m.Namespace == "") {
+		return domain.Errorf(domain.CodeInvalid, "the namespace of the managing object is required, unless it is a %s, which has none", domain.KindReadonlySuperuser)
 	}
 	if !printable(m.RevisionClaimed, domain.MaxRevisionClaimed) {
 		return domain.Errorf(domain.CodeInvalid, "the claimed revision is not at most %d printable characters", domain.MaxRevisionClaimed)
 	}
-	return domain.ValidateOrganization(organization)
+	return nil
 }
 
 // printable reports whether a text has no more than so many characters, all of them printable.
@@ -113,14 +119,14 @@ func (ch *change) fence(m domain.ManagedBy, rewound bool, present *domain.Manage
 	}
 	if retired {
 		if !rewound {
-			return domain.Errorf(domain.CodeStale, "%s %s/%s with uid %s was deleted or replaced before", m.Kind, m.Namespace, m.Name, m.UID)
+			return domain.Errorf(domain.CodeStale, "%s with uid %s was deleted or replaced before", m, m.UID)
 		}
 		if err := ch.ReviveManager(m.UID); err != nil {
 			return err
 		}
 	}
 	if present != nil && present.UID == m.UID && m.Generation < present.Generation && !rewound {
-		return domain.Errorf(domain.CodeStale, "generation %d of %s %s/%s is older than %d, which is here", m.Generation, m.Kind, m.Namespace, m.Name, present.Generation)
+		return domain.Errorf(domain.CodeStale, "generation %d of %s is older than %d, which is here", m.Generation, m, present.Generation)
 	}
 	return nil
 }
@@ -303,7 +309,15 @@ const intentValidity = 5 * time.Minute
 // NoteDeletionIntent records who asks the cluster to delete an object. It does nothing for another UID than that of the
 // object which is here, and for a policy whose deletion was accepted already.
 func (c *Core) NoteDeletionIntent(ctx context.Context, caller domain.Caller, m domain.ManagedBy, user, userUID string) error {
-	if m.Kind == domain.KindOrgMirror {
+	switch m.Kind {
+	case domain.KindReadonlySuperuser:
+		return noteIntent(ctx, c, caller, grantOf(m), func(ch *change, g *meta.ReadonlySuperuser) error {
+			if g.Manager.UID != m.UID {
+				return nil
+			}
+			return ch.SetReadonlySuperuserDeletionIntent(g.ID, domain.DeletionIntent{User: user, UserUID: userUID, ToldAt: ch.now})
+		})
+	case domain.KindOrgMirror:
 		return noteIntent(ctx, c, caller, mirrorOf(m), func(ch *change, mirror *meta.Mirror) error {
 			if mirror.Manager.UID != m.UID {
 				return nil
@@ -479,7 +493,8 @@ func (c *Core) PolicyManagers(ctx context.Context, uuids []string) (map[string]*
 }
 
 // Synced records that every object of the operator is here, or was refused for good. Policies and mirrors whose object is
-// not among those present are orphaned: they go on, and are for their organization to adopt or delete.
+// not among those present are orphaned: they go on, and are for their organization to adopt or delete. Grants of readonly
+// superusers end with their objects.
 func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error {
 	here := map[domain.ManagedBy]bool{}
 	for _, m := range present {
@@ -518,6 +533,20 @@ func (c *Core) Synced(ctx context.Context, caller domain.Caller, cluster string,
 				return err
 			}
 			ch.logMirror(audit.KindOrgMirrorChanged, m.Mirror, audit.Metadata{"orphaned": true})
+		}
+		grants, err := ch.Tx.ReadonlySuperusers()
+		if err != nil {
+			return err
+		}
+		for _, g := range grants {
+			if !gone(g.Manager) {
+				continue
+			}
+			metadata := appliedBy("", "")
+			metadata["orphaned"] = true
+			if err := ch.revokeGrant(g.ReadonlySuperuser, metadata); err != nil {
+				return err
+			}
 		}
 		return ch.SetSynced()
 	})

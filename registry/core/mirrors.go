@@ -414,7 +414,10 @@ func (c *Core) MirrorRepositoryCounts(ctx context.Context, organizationName stri
 // PutManagedPolicy is, but the namespace must own the organization, since a mirror decides who writes to it. CONFLICT,
 // naming the other, if the organization has a mirror that the object does not manage.
 func (c *Core) PutManagedMirror(ctx context.Context, caller domain.Caller, m ManagedMirror) (put domain.Mirror, err error) {
-	if err := validateManager(m.Cluster, m.Manager, m.Organization); err != nil {
+	if err := validateManager(m.Cluster, m.Manager); err != nil {
+		return put, err
+	}
+	if err := domain.ValidateOrganization(m.Organization); err != nil {
 		return put, err
 	}
 	if m.Manager.Kind != domain.KindOrgMirror {

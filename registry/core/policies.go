@@ -50,7 +50,7 @@ func managedError(p domain.Policy) error {
 }
 
 func managedByError(what string, m domain.ManagedBy) error {
-	return domain.Errorf(domain.CodeManagedByResource, "%s is managed by %s %s/%s; change that object", what, m.Kind, m.Namespace, m.Name)
+	return domain.Errorf(domain.CodeManagedByResource, "%s is managed by %s; change that object", what, m)
 }
 
 // CreatePolicy makes a policy, which is in force when it returns. The same pattern twice in a scope is INVALID.

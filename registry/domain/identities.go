@@ -80,6 +80,8 @@ type Account struct {
 	Disabled     bool
 	// Epoch grows when the account loses a credential or a right. What was granted under another epoch is void.
 	Epoch     int64
+	// GrantID is the grant that made the account, which goes with it; 0 if none did.
+	GrantID   int64
 	CreatedAt time.Time
 	// LastUsed is when its latest credential was used; zero if never.
 	LastUsed time.Time
@@ -91,7 +93,9 @@ type AccountToken struct {
 	ID        string
 	AccountID int64
 	// Title is what its owner calls it.
-	Title     string
+	Title string
+	// GrantID is the grant that made the token, which goes with it; 0 if none did.
+	GrantID   int64
 	CreatedAt time.Time
 	LastUsed  time.Time
 }
@@ -120,6 +124,8 @@ type Principal struct {
 	Account
 	Rights  Rights
 	TokenID string
+	// Grant is the grant that made the account or the token, with which they end; 0 if none did.
+	Grant int64
 }
 
 // Audience says what lists may show somebody.

@@ -151,7 +151,8 @@ type Caller struct {
 	// TokenID names the credential that was used, never its value; empty for a password.
 	TokenID string
 	// Account is the id of an account in the database, else 0, and Epoch the one under which it was authorised: a write
-	// of the account is refused if it has another one by then. For a mirror they are its id and the epoch of its sync.
+	// of the account is refused if it has another one by then. For a mirror they are its id and the epoch of its sync. Who
+	// has no account but is known elsewhere has the epoch of all grants, which each change of one ends.
 	Account, Epoch int64
 }
 

@@ -64,9 +64,10 @@ type PolicySpec struct {
 	ReclaimPolicy     ReclaimPolicy
 }
 
-// ManagedBy identifies the Kubernetes object that a policy was made from.
+// ManagedBy identifies the Kubernetes object that a policy, mirror or grant was made from.
 type ManagedBy struct {
-	Kind       string
+	Kind string
+	// Namespace is empty for an object without one.
 	Namespace  string
 	Name       string
 	UID        string
@@ -74,6 +75,14 @@ type ManagedBy struct {
 	// RevisionClaimed is the source revision, a Git commit for instance, that the object named when the generation was put.
 	// Nobody has checked it. At most MaxRevisionClaimed printable characters.
 	RevisionClaimed string
+}
+
+// String names the object for people.
+func (m ManagedBy) String() string {
+	if m.Namespace == "" {
+		return m.Kind + " " + m.Name
+	}
+	return m.Kind + " " + m.Namespace + "/" + m.Name
 }
 
 // Applied is what admission stamped an object with when its spec was changed. The zero value is none.

@@ -17,7 +17,7 @@ func (tx *Tx) BumpIdentityVersion() error {
 	return tx.do(`UPDATE identity_state SET version = version + 1 WHERE id = 1`)
 }
 
-const accountColumns = `a.id, a.kind, a.name, COALESCE(o.name, ''), a.email, a.description, a.metadata, a.password_hash, a.disabled, a.epoch, a.created_at,
+const accountColumns = `a.id, a.kind, a.name, COALESCE(o.name, ''), a.email, a.description, a.metadata, a.password_hash, a.disabled, a.epoch, a.grant_id, a.created_at,
 	COALESCE((SELECT MAX(t.last_used_at) FROM account_tokens t WHERE t.account_id = a.id), 0)`
 
 const fromAccounts = ` FROM accounts a LEFT JOIN organizations o ON o.id = a.organization_id `
@@ -25,7 +25,7 @@ const fromAccounts = ` FROM accounts a LEFT JOIN organizations o ON o.id = a.org
 func scanAccount(row scanner, more ...any) (a domain.Account, err error) {
 	var created, used int64
 	err = row.Scan(append([]any{
-		&a.ID, &a.Kind, &a.Name, &a.Organization, &a.Email, &a.Description, &a.Metadata, &a.PasswordHash, &a.Disabled, &a.Epoch, &created, &used,
+		&a.ID, &a.Kind, &a.Name, &a.Organization, &a.Email, &a.Description, &a.Metadata, &a.PasswordHash, &a.Disabled, &a.Epoch, &a.GrantID, &created, &used,
 	}, more...)...)
 	a.CreatedAt, a.LastUsed = fromMicros(created), fromMicros(used)
 	return a, err
@@ -49,13 +49,13 @@ func (r *Reader) AccountByID(id int64) (a domain.Account, err error) {
 	return a, err
 }
 
-// AccountByToken finds an account by the SHA-256 of one of its tokens, and the token's id.
-func (r *Reader) AccountByToken(hash []byte) (a domain.Account, tokenID string, err error) {
-	err = r.one(`SELECT `+accountColumns+`, k.id`+fromAccounts+`JOIN account_tokens k ON k.account_id = a.id WHERE k.hash = $1`, []any{hash}, func(row scanner) error {
-		a, err = scanAccount(row, &tokenID)
+// AccountByToken finds an account by the SHA-256 of one of its tokens, and the token.
+func (r *Reader) AccountByToken(hash []byte) (a domain.Account, t domain.AccountToken, err error) {
+	err = r.one(`SELECT `+accountColumns+`, k.id, k.grant_id`+fromAccounts+`JOIN account_tokens k ON k.account_id = a.id WHERE k.hash = $1`, []any{hash}, func(row scanner) error {
+		a, err = scanAccount(row, &t.ID, &t.GrantID)
 		return err
 	})
-	return a, tokenID, err
+	return a, t, err
 }
 
 // AccountEpoch reads the epoch of an account that is not disabled.
@@ -105,9 +105,9 @@ func (r *Reader) Rights(accountID int64) (rights domain.Rights, err error) {
 
 // InsertAccount creates an account and returns its id. organizationID is 0 for users.
 func (tx *Tx) InsertAccount(a domain.Account, organizationID int64) (int64, error) {
-	return tx.number(`INSERT INTO accounts (kind, name, organization_id, email, description, metadata, password_hash, disabled, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id`,
-		string(a.Kind), a.Name, sql.NullInt64{Int64: organizationID, Valid: organizationID != 0}, a.Email, a.Description, a.Metadata, a.PasswordHash, a.Disabled, toMicros(a.CreatedAt))
+	return tx.number(`INSERT INTO accounts (kind, name, organization_id, email, description, metadata, password_hash, disabled, grant_id, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id`,
+		string(a.Kind), a.Name, sql.NullInt64{Int64: organizationID, Valid: organizationID != 0}, a.Email, a.Description, a.Metadata, a.PasswordHash, a.Disabled, a.GrantID, toMicros(a.CreatedAt))
 }
 
 // UpdateAccount stores what can change of an account.
@@ -138,15 +138,19 @@ func (tx *Tx) DeleteAccount(id int64) error {
 
 // InsertToken stores a token of an account by its SHA-256.
 func (tx *Tx) InsertToken(t domain.AccountToken, hash []byte) error {
-	return tx.do(`INSERT INTO account_tokens (id, account_id, title, hash, created_at) VALUES ($1, $2, $3, $4, $5)`, t.ID, t.AccountID, t.Title, hash, toMicros(t.CreatedAt))
+	return tx.do(`INSERT INTO account_tokens (id, account_id, title, hash, created_at, grant_id) VALUES ($1, $2, $3, $4, $5, $6)`, t.ID, t.AccountID, t.Title, hash, toMicros(t.CreatedAt), t.GrantID)
 }
 
 // Tokens lists an account's tokens, the oldest first.
-func (r *Reader) Tokens(accountID int64) (list []domain.AccountToken, err error) {
-	err = r.each(`SELECT id, account_id, title, created_at, last_used_at FROM account_tokens WHERE account_id = $1 ORDER BY created_at, id`, []any{accountID}, func(row scanner) error {
+func (r *Reader) Tokens(accountID int64) ([]domain.AccountToken, error) {
+	return r.tokens(`account_id = $1`, accountID)
+}
+
+func (r *Reader) tokens(condition string, args ...any) (list []domain.AccountToken, err error) {
+	err = r.each(`SELECT id, account_id, title, grant_id, created_at, last_used_at FROM account_tokens WHERE `+condition+` ORDER BY created_at, id`, args, func(row scanner) error {
 		var t domain.AccountToken
 		var created, used int64
-		err := row.Scan(&t.ID, &t.AccountID, &t.Title, &created, &used)
+		err := row.Scan(&t.ID, &t.AccountID, &t.Title, &t.GrantID, &created, &used)
 		t.CreatedAt, t.LastUsed = fromMicros(created), fromMicros(used)
 		list = append(list, t)
 		return err

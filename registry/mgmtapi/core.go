@@ -139,6 +139,11 @@ type operatorProtocol interface {
 	PutManagedMirror(ctx context.Context, caller domain.Caller, mirror core.ManagedMirror) (domain.Mirror, error)
 	ManagedMirror(ctx context.Context, kind, namespace, name string) (domain.Mirror, error)
 	DeleteManagedMirror(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	PutManagedReadonlySuperuser(ctx context.Context, caller domain.Caller, grant core.ManagedReadonlySuperuser) (core.ReadonlySuperuserStatus, error)
+	ManagedReadonlySuperuser(ctx context.Context, kind, name string) (core.ReadonlySuperuserStatus, error)
+	DeleteManagedReadonlySuperuser(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	// CreateGrantToken makes another token for a grant, and returns it with the name of its user.
+	CreateGrantToken(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy, hash []byte) (domain.AccountToken, string, error)
 	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
 	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error

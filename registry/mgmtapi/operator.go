@@ -137,8 +137,10 @@ func (a *API) synced(c *call) (answer, error) {
 	}
 	present := make([]domain.ManagedBy, 0, len(body.Present))
 	for _, manager := range body.Present {
-		err := needed(field{"present.kind", manager.Kind}, field{"present.namespace", manager.Namespace},
-			field{"present.name", manager.Name}, field{"present.uid", manager.UID})
+		err := needed(field{"present.kind", manager.Kind}, field{"present.name", manager.Name}, field{"present.uid", manager.UID})
+		if err == nil && manager.Kind != domain.KindReadonlySuperuser {
+			err = needed(field{"present.namespace", manager.Namespace})
+		}
 		if err != nil {
 			return answer{}, err
 		}
@@ -209,7 +211,7 @@ func (a *API) followLog(c *call) (answer, error) {
 	for _, entry := range entries {
 		item := viewLogEntry(entry)
 		if item.Manager = viewManager(managers[entry.Policy]); item.Manager == nil {
-			item.Manager = managerOfMirror(entry)
+			item.Manager = managerInEntry(entry)
 		}
 		segment.Entries = append(segment.Entries, item)
 	}
@@ -244,10 +246,12 @@ func (a *API) managers(ctx context.Context, entries []audit.View) (map[string]*d
 	return a.core.PolicyManagers(ctx, uuids)
 }
 
-// managerOfMirror is the Kubernetes object that an entry about a mirror names, nil if it names none.
-func managerOfMirror(entry audit.View) *openapi.Manager {
+// managerInEntry is the Kubernetes object that an entry about a mirror or a grant names, nil if it names none.
+func managerInEntry(entry audit.View) *openapi.Manager {
 	manager, _ := entry.Metadata["managed_by"].(map[string]any)
-	if _, ok := entry.Metadata["mirror_uuid"]; !ok || manager == nil {
+	_, mirror := entry.Metadata["mirror_uuid"]
+	_, grant := entry.Metadata["grant_uuid"]
+	if manager == nil || !mirror && !grant {
 		return nil
 	}
 	text := func(field string) string {

@@ -172,6 +172,24 @@ func (e QuaySyncStatus) Valid() bool {
 	}
 }
 
+// Defines values for ReadonlySuperuserState.
+const (
+	ReadonlySuperuserStateActive  ReadonlySuperuserState = "Active"
+	ReadonlySuperuserStateExpired ReadonlySuperuserState = "Expired"
+)
+
+// Valid indicates whether the value is a known member of the ReadonlySuperuserState enum.
+func (e ReadonlySuperuserState) Valid() bool {
+	switch e {
+	case ReadonlySuperuserStateActive:
+		return true
+	case ReadonlySuperuserStateExpired:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SweepKind.
 const (
 	SweepKindApply   SweepKind = "apply"
@@ -584,7 +602,7 @@ type LogEntry struct {
 	Index int64  `json:"index"`
 	Kind  string `json:"kind"`
 
-	// Manager The Kubernetes object that a policy or mirror was made from.
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	Manager      *Manager               `json:"manager,omitempty"`
 	Metadata     map[string]interface{} `json:"metadata"`
 	Organization string                 `json:"organization"`
@@ -754,10 +772,50 @@ type ManagedPolicy struct {
 	UID string `json:"uid"`
 }
 
-// Manager The Kubernetes object that a policy or mirror was made from.
+// ManagedReadonlyCredentials Asks for an account of the subject, a RegistryUser without a password, that tokens can be made for. An account that is
+// not there is made, and goes with the grant.
+type ManagedReadonlyCredentials struct {
+	// TokenID The token that the object's Secret holds. The older ones are revoked.
+	TokenID string `json:"tokenID,omitempty"`
+}
+
+// ManagedReadonlySuperuser A readonly superuser as its Kubernetes object declares it.
+type ManagedReadonlySuperuser struct {
+	// Access MetadataOnly is everything but blobs.
+	Access ReadonlyAccess `json:"access"`
+
+	// Applied Who applied the latest spec of an object, as admission stamped it. A stamp of another generation than the object's names
+	// somebody else; the entry says `unknown` then, and where there is no stamp.
+	Applied *Applied `json:"applied,omitempty"`
+
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `json:"cluster"`
+
+	// Credentials Asks for an account of the subject, a RegistryUser without a password, that tokens can be made for. An account that is
+	// not there is made, and goes with the grant.
+	Credentials *ManagedReadonlyCredentials `json:"credentials,omitempty"`
+
+	// ExpiresAt When the grant ends by itself; without it never.
+	ExpiresAt  *time.Time `json:"expiresAt,omitempty"`
+	Generation int64      `json:"generation"`
+
+	// RevisionClaimed The source revision, for instance a Git commit, that the object names. Printable characters.
+	RevisionClaimed string `json:"revisionClaimed,omitempty"`
+
+	// Rewound An uncached read of the API server confirmed an older generation or UID (a restored etcd).
+	Rewound bool    `json:"rewound,omitempty"`
+	Subject Subject `json:"subject"`
+
+	// UID The UID of the ReadonlySuperuser.
+	UID string `json:"uid"`
+}
+
+// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 type Manager struct {
-	Kind      string `json:"kind"`
-	Name      string `json:"name"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+
+	// Namespace Empty for an object without a namespace.
 	Namespace string `json:"namespace"`
 	UID       string `json:"uid"`
 }
@@ -980,7 +1038,7 @@ type MirrorStatus struct {
 	// Lost Whether its namespace has lost the organization. It syncs no more and can only be deleted.
 	Lost bool `json:"lost"`
 
-	// Manager The Kubernetes object that a policy or mirror was made from.
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	Manager *Manager `json:"manager,omitempty"`
 
 	// NextSync When the schedule wants the next sync.
@@ -1137,6 +1195,15 @@ type NewOrganizationMirror struct {
 	Visibility Visibility  `json:"visibility"`
 }
 
+// NewReadonlyCredentials defines model for NewReadonlyCredentials.
+type NewReadonlyCredentials struct {
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `json:"cluster"`
+
+	// UID The UID of the ReadonlySuperuser.
+	UID string `json:"uid"`
+}
+
 // NewRepository defines model for NewRepository.
 type NewRepository struct {
 	Description string `json:"description,omitempty"`
@@ -1215,7 +1282,7 @@ type OrganizationMirror struct {
 	// Lost Whether its object's namespace has lost the organization. It syncs no more.
 	Lost bool `json:"lost"`
 
-	// ManagedBy The Kubernetes object that a policy or mirror was made from.
+	// ManagedBy The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	ManagedBy *Manager `json:"managed_by,omitempty"`
 
 	// NextSyncDate When the schedule wants the next sync.
@@ -1420,7 +1487,7 @@ type Policy struct {
 	// Lost Whether its namespace has lost the organization. It stays in force and can only be deleted, as Retain.
 	Lost bool `json:"lost"`
 
-	// Manager The Kubernetes object that a policy or mirror was made from.
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	Manager      *Manager `json:"manager,omitempty"`
 	Organization string   `json:"organization"`
 
@@ -1546,7 +1613,7 @@ type PolicyView struct {
 	// EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 	EnforcementMode EnforcementMode `json:"enforcementMode"`
 
-	// ManagedBy The Kubernetes object that a policy or mirror was made from.
+	// ManagedBy The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	ManagedBy *Manager `json:"managedBy,omitempty"`
 
 	// Orphaned Whether its Kubernetes object is gone without deleting it.
@@ -1621,6 +1688,70 @@ type QuayRegistryType string
 
 // QuaySyncStatus Quay's words. SKIP is a repository that the upstream has no more.
 type QuaySyncStatus string
+
+// ReadonlyAccess MetadataOnly is everything but blobs.
+type ReadonlyAccess = domain.ReadonlyAccess
+
+// ReadonlyCredentials defines model for ReadonlyCredentials.
+type ReadonlyCredentials struct {
+	CreatedAt time.Time `json:"createdAt"`
+
+	// Token The token. It is shown here only.
+	Token string `json:"token"`
+
+	// TokenID What to name in the next put once the token is where it is to be kept.
+	TokenID  string `json:"tokenID"`
+	Username string `json:"username"`
+}
+
+// ReadonlyCredentialsStatus Only where the grant asks for credentials.
+type ReadonlyCredentialsStatus struct {
+	// OwnAccount Whether the account was made for the grant and goes with it.
+	OwnAccount bool `json:"ownAccount"`
+
+	// TokenID The token that the object said last that it has; empty if it has said none.
+	TokenID string `json:"tokenID"`
+
+	// Tokens The tokens of the grant that are good now, the oldest first.
+	Tokens   []ReadonlyToken `json:"tokens"`
+	Username string          `json:"username"`
+}
+
+// ReadonlySuperuserState defines model for ReadonlySuperuserState.
+type ReadonlySuperuserState string
+
+// ReadonlySuperuserStatus defines model for ReadonlySuperuserStatus.
+type ReadonlySuperuserStatus struct {
+	// Access MetadataOnly is everything but blobs.
+	Access    ReadonlyAccess `json:"access"`
+	CreatedAt time.Time      `json:"createdAt"`
+
+	// Credentials Only where the grant asks for credentials.
+	Credentials *ReadonlyCredentialsStatus `json:"credentials,omitempty"`
+	ExpiresAt   *time.Time                 `json:"expiresAt,omitempty"`
+
+	// Generation The generation of the object that the grant was made from.
+	Generation int64 `json:"generation"`
+
+	// LastSeen When the subject called last, to about a minute.
+	LastSeen *time.Time `json:"lastSeen,omitempty"`
+
+	// Manager The Kubernetes object that a policy, mirror or readonly superuser was made from.
+	Manager *Manager `json:"manager,omitempty"`
+
+	// Resolved Of a RegistryUser: whether there is such an account now. Always true for others, which the registry cannot look up.
+	Resolved bool                   `json:"resolved"`
+	State    ReadonlySuperuserState `json:"state"`
+	Subject  Subject                `json:"subject"`
+	UUID     string                 `json:"uuid"`
+}
+
+// ReadonlyToken defines model for ReadonlyToken.
+type ReadonlyToken struct {
+	CreatedAt time.Time  `json:"createdAt"`
+	ID        string     `json:"id"`
+	LastUsed  *time.Time `json:"lastUsed,omitempty"`
+}
 
 // ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
 type ReclaimPolicy = domain.ReclaimPolicy
@@ -1724,6 +1855,19 @@ type SigningKey struct {
 type SigningKeyList struct {
 	Keys []SigningKey `json:"keys"`
 }
+
+// Subject defines model for Subject.
+type Subject struct {
+	// Kind Where a subject is known. A User is one of the cluster, or of an OIDC issuer of the registry.
+	Kind SubjectKind `json:"kind"`
+	Name string      `json:"name"`
+
+	// Namespace Only of a ServiceAccount.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// SubjectKind Where a subject is known. A User is one of the cluster, or of an OIDC issuer of the registry.
+type SubjectKind = domain.SubjectKind
 
 // Success defines model for Success.
 type Success struct {
@@ -2115,6 +2259,15 @@ type DeleteManagedMirrorParams struct {
 	Cluster string `form:"cluster" json:"cluster"`
 
 	// UID The UID of the OrgMirror.
+	UID string `form:"uid" json:"uid"`
+}
+
+// DeleteManagedReadonlySuperuserParams defines parameters for DeleteManagedReadonlySuperuser.
+type DeleteManagedReadonlySuperuserParams struct {
+	// Cluster The UID of the cluster's namespace kube-system.
+	Cluster string `form:"cluster" json:"cluster"`
+
+	// UID The UID of the ReadonlySuperuser.
 	UID string `form:"uid" json:"uid"`
 }
 
@@ -2613,6 +2766,15 @@ type PreviewPolicyJSONRequestBody = PreviewRequest
 
 // PutPublishedCheckpointJSONRequestBody defines body for PutPublishedCheckpoint for application/json ContentType.
 type PutPublishedCheckpointJSONRequestBody = PublishedCheckpoint
+
+// PutManagedReadonlySuperuserJSONRequestBody defines body for PutManagedReadonlySuperuser for application/json ContentType.
+type PutManagedReadonlySuperuserJSONRequestBody = ManagedReadonlySuperuser
+
+// CreateReadonlySuperuserCredentialsJSONRequestBody defines body for CreateReadonlySuperuserCredentials for application/json ContentType.
+type CreateReadonlySuperuserCredentialsJSONRequestBody = NewReadonlyCredentials
+
+// NoteReadonlySuperuserDeletionIntentJSONRequestBody defines body for NoteReadonlySuperuserDeletionIntent for application/json ContentType.
+type NoteReadonlySuperuserDeletionIntentJSONRequestBody = DeletionIntent
 
 // SyncedJSONRequestBody defines body for Synced for application/json ContentType.
 type SyncedJSONRequestBody = Present
