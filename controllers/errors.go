@@ -47,6 +47,9 @@ type refused struct {
 	// does not answer, lost what becomes of it once the organization is another's.
 	stored          bool
 	meanwhile, lost string
+	// conflict is the reason of the condition where the registry has something else in the object's place; empty for none of
+	// its own.
+	conflict string
 }
 
 func refusedPolicy(policy *registryv1alpha1.ImmutabilityPolicy) refused {
@@ -59,7 +62,15 @@ func refusedPolicy(policy *registryv1alpha1.ImmutabilityPolicy) refused {
 func refusedMirror(mirror *registryv1alpha1.OrgMirror) refused {
 	return refused{
 		object: mirror, stored: mirror.Status.MirrorUUID != "", meanwhile: "What was mirrored before stays as it is.",
-		lost: "nothing is synced any more, and the mirror can only be deleted",
+		lost:     "nothing is synced any more, and the mirror can only be deleted",
+		conflict: registryv1alpha1.ReasonOrganizationMirrored,
+	}
+}
+
+func refusedReadonly(readonly *registryv1alpha1.ReadonlySuperuser) refused {
+	return refused{
+		object: readonly, stored: readonly.Status.GrantUUID != "", meanwhile: "What was granted before stays in force until its time.",
+		conflict: registryv1alpha1.ReasonSubjectConflict,
 	}
 }
 
@@ -87,8 +98,8 @@ func (r refused) refusal(err error) error {
 		return &stalledError{reason: registryv1alpha1.ReasonOtherCluster, message: e.Message}
 	case registryclient.IsInvalid(err):
 		return &stalledError{reason: registryv1alpha1.ReasonInvalidSpec, message: e.Message}
-	case isMirror(r.object) && isAnswer && e.Code == domain.CodeConflict:
-		return &stalledError{reason: registryv1alpha1.ReasonOrganizationMirrored, message: e.Message}
+	case r.conflict != "" && isAnswer && e.Code == domain.CodeConflict:
+		return &stalledError{reason: r.conflict, message: e.Message}
 	}
 	return &stalledError{reason: registryv1alpha1.ReasonRefused, message: e.Message}
 }
@@ -99,9 +110,4 @@ func (r refused) refusalOrNil(err error) error {
 		return nil
 	}
 	return r.refusal(err)
-}
-
-func isMirror(object client.Object) bool {
-	_, is := object.(*registryv1alpha1.OrgMirror)
-	return is
 }

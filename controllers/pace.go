@@ -42,8 +42,8 @@ type putState struct {
 	uid        types.UID
 	generation int64
 	claim      string
-	// requestedAt is of mirrors only.
-	requestedAt string
+	// requestedAt is of mirrors only, token, which is named, of readonly superusers.
+	requestedAt, token string
 }
 
 // visit is what this process remembers of an object from one reconciliation to the next. Nothing is lost with it but a

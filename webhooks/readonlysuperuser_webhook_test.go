@@ -124,9 +124,9 @@ var _ = Describe("The webhook of ReadonlySuperuser", func() {
 		Entry("a second object for a subject", of(registryv1alpha1.SubjectServiceAccount, "monitoring", "prometheus"),
 			"spec.subject", "ServiceAccount monitoring/prometheus has the ReadonlySuperuser first already: change that, or delete it first"),
 		Entry("a robot", of(registryv1alpha1.SubjectRegistryUser, "", "team-a+ci"), "spec.subject.name", "robot"),
-		Entry("the account admin", of(registryv1alpha1.SubjectRegistryUser, "", "admin"), "spec.subject.name", "reserved"),
+		Entry("the account admin", of(registryv1alpha1.SubjectRegistryUser, "", "admin"), "spec.subject.name", "the registry needs it"),
 		Entry("the operator", of(registryv1alpha1.SubjectServiceAccount, "tidelock-system", "tidelock"), "spec.subject.name", "is the operator"),
-		Entry("a group of Kubernetes itself", of(registryv1alpha1.SubjectGroup, "", "system:authenticated"), "spec.subject.name", "begin with system:"),
+		Entry("a group of Kubernetes itself", of(registryv1alpha1.SubjectGroup, "", "system:authenticated"), "spec.subject.name", "of Kubernetes itself"),
 		Entry("a stamp that another webhook changed", func(r *registryv1alpha1.ReadonlySuperuser) {
 			r.Annotations[registryv1alpha1.AppliedByAnnotation] = `{"generation":1,"username":"mallory"}`
 		}, "metadata.annotations[registry.tidelock.dev/applied-by]", "another mutating webhook changed it"),

@@ -40,7 +40,7 @@ const (
 // +kubebuilder:validation:XValidation:rule=`self.kind != "RegistryUser" || self.name.contains("+") || self.name.matches("^[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*$")`,fieldPath=".name",message="must be a user's name: lower-case letters and digits, separated by '.', '_', '__' or '-'"
 // +kubebuilder:validation:XValidation:rule=`self.kind != "ServiceAccount" || self.name.matches("^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")`,fieldPath=".name",message="must be a ServiceAccount's name, without the namespace"
 // +kubebuilder:validation:XValidation:rule=`!(self.kind in ["User", "Group"]) || !self.name.startsWith("system:")`,fieldPath=".name",message="must not be one of Kubernetes' own users and groups, which begin with system:; for a ServiceAccount use kind ServiceAccount"
-// +kubebuilder:validation:XValidation:rule=`!(self.kind in ["User", "Group"]) || self.name.matches("^[^[:space:][:cntrl:]]([^[:cntrl:]]*[^[:space:][:cntrl:]])?$")`,fieldPath=".name",message="must neither begin nor end with a blank, nor have control characters"
+// +kubebuilder:validation:XValidation:rule=`!(self.kind in ["User", "Group"]) || !self.name.matches("[[:cntrl:]]")`,fieldPath=".name",message="must have printable characters only"
 type ReadonlySubject struct {
 	// kind is RegistryUser for a user of the registry, ServiceAccount, or User and Group for those of Kubernetes and of OIDC
 	// issuers that the registry knows.

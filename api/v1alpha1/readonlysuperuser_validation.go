@@ -2,9 +2,7 @@ package v1alpha1
 
 import (
 	"cmp"
-	"strings"
 	"time"
-	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,19 +17,16 @@ const (
 	DefaultRotation = 720 * time.Hour
 	minRotation     = 10 * time.Minute
 	maxRotation     = 8784 * time.Hour
-
-	// kubernetesPrefix begins the names of Kubernetes' own users and groups.
-	kubernetesPrefix = "system:"
 )
+
+// Subject returns the subject as the registry takes it.
+func (s ReadonlySubject) Subject() domain.Subject {
+	return domain.Subject{Kind: domain.SubjectKind(s.Kind), Namespace: s.Namespace, Name: s.Name}
+}
 
 // String names the subject as messages do, for instance "ServiceAccount monitoring/prometheus". Two subjects with the same
 // text are the same.
-func (s ReadonlySubject) String() string {
-	if s.Namespace != "" {
-		return string(s.Kind) + " " + s.Namespace + "/" + s.Name
-	}
-	return string(s.Kind) + " " + s.Name
-}
+func (s ReadonlySubject) String() string { return s.Subject().String() }
 
 // Rotation is how long credentials live.
 func (c *ReadonlyCredentials) Rotation() time.Duration {
@@ -72,41 +67,38 @@ func ValidateReadonlySuperuserUpdate(old, r *ReadonlySuperuser, operator string)
 
 func validateSubject(path *field.Path, subject ReadonlySubject, operator string) (errs field.ErrorList) {
 	name, namespace := path.Child("name"), path.Child("namespace")
-	if (subject.Kind == SubjectServiceAccount) != (subject.Namespace != "") {
-		errs = append(errs, field.Invalid(namespace, subject.Namespace, "is required for a ServiceAccount, and for that only"))
+	ofAccount := subject.Kind == SubjectServiceAccount
+	if ofAccount != (subject.Namespace != "") {
+		return field.ErrorList{field.Invalid(namespace, subject.Namespace, "is required for a ServiceAccount, and for that only")}
 	}
-	refuse := func(detail string) { errs = append(errs, field.Invalid(name, subject.Name, detail)) }
-	switch subject.Kind {
-	case SubjectRegistryUser:
-		if strings.Contains(subject.Name, domain.RobotSeparator) {
-			refuse("is a robot's: robots write, and cannot be readonly superusers; name a user")
-		} else if err := domain.ValidateUser(subject.Name); err != nil {
-			refuse(err.Error())
-		}
-	case SubjectServiceAccount:
-		if problems := validation.IsDNS1123Subdomain(subject.Name); len(problems) > 0 {
-			refuse("must be a ServiceAccount's name, without the namespace: " + problems[0])
-		}
-		if problems := validation.IsDNS1123Label(subject.Namespace); subject.Namespace != "" && len(problems) > 0 {
-			errs = append(errs, field.Invalid(namespace, subject.Namespace, problems[0]))
-		}
-		if operator == "system:serviceaccount:"+subject.Namespace+":"+subject.Name {
-			refuse("is the operator, which cannot be a readonly superuser")
-		}
-	case SubjectUser, SubjectGroup:
-		switch {
-		case strings.HasPrefix(subject.Name, kubernetesPrefix):
-			refuse("must not be one of Kubernetes' own users and groups, which begin with system:; for a ServiceAccount use kind ServiceAccount")
-		case subject.Name == "" || strings.TrimSpace(subject.Name) != subject.Name || strings.ContainsFunc(subject.Name, unicode.IsControl):
-			refuse("must neither be empty, nor begin or end with a blank, nor have control characters")
-		case subject.Kind == SubjectUser && subject.Name == operator:
-			refuse("is the operator, which cannot be a readonly superuser")
-		}
-	default:
-		kinds := []SubjectKind{SubjectRegistryUser, SubjectServiceAccount, SubjectUser, SubjectGroup}
-		errs = append(errs, field.NotSupported(path.Child("kind"), subject.Kind, kinds))
+	if err := subject.Subject().Validate(); err != nil {
+		return field.ErrorList{field.Invalid(name, subject.Name, err.Error())}
+	}
+	if subject.kubernetesUser() == operator {
+		errs = append(errs, field.Invalid(name, subject.Name, "is the operator, which cannot be a readonly superuser"))
+	}
+	if !ofAccount {
+		return errs
+	}
+	if problems := validation.IsDNS1123Subdomain(subject.Name); len(problems) > 0 {
+		errs = append(errs, field.Invalid(name, subject.Name, "must be a ServiceAccount's name, without the namespace: "+problems[0]))
+	}
+	if problems := validation.IsDNS1123Label(subject.Namespace); len(problems) > 0 {
+		errs = append(errs, field.Invalid(namespace, subject.Namespace, problems[0]))
 	}
 	return errs
+}
+
+// kubernetesUser is the user that the subject is to the API server; empty if it is none.
+func (s ReadonlySubject) kubernetesUser() string {
+	switch s.Kind {
+	case SubjectServiceAccount:
+		return "system:serviceaccount:" + s.Namespace + ":" + s.Name
+	case SubjectUser:
+		return s.Name
+	default:
+		return ""
+	}
 }
 
 func validateCredentials(path *field.Path, credentials *ReadonlyCredentials, kind SubjectKind) (errs field.ErrorList) {
