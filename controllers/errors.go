@@ -43,6 +43,8 @@ func (e *unavailableError) Unwrap() error { return e.cause }
 // refused is an object that the registry does not take, as messages need it.
 type refused struct {
 	object client.Object
+	// organization is what the object is about; empty for none.
+	organization string
 	// stored is true where the registry has had the object before. meanwhile says what becomes of that while the registry
 	// does not answer, lost what becomes of it once the organization is another's.
 	stored          bool
@@ -54,14 +56,14 @@ type refused struct {
 
 func refusedPolicy(policy *registryv1alpha1.ImmutabilityPolicy) refused {
 	return refused{
-		object: policy, stored: policy.Status.PolicyUUID != "", meanwhile: "What was stored before stays in force.",
+		object: policy, organization: policy.Organization(), stored: policy.Status.PolicyUUID != "", meanwhile: "What was stored before stays in force.",
 		lost: "what was stored before stays in force, and can only be deleted",
 	}
 }
 
 func refusedMirror(mirror *registryv1alpha1.OrgMirror) refused {
 	return refused{
-		object: mirror, stored: mirror.Status.MirrorUUID != "", meanwhile: "What was mirrored before stays as it is.",
+		object: mirror, organization: mirror.Organization(), stored: mirror.Status.MirrorUUID != "", meanwhile: "What was mirrored before stays as it is.",
 		lost:     "nothing is synced any more, and the mirror can only be deleted",
 		conflict: registryv1alpha1.ReasonOrganizationMirrored,
 	}
