@@ -153,8 +153,7 @@ var _ = Describe("A hijack of an organization", Ordered, ContinueOnFailure, func
 		}).WithContext(ctx).Should(Succeed())
 		eventually(ctx, later, beReady())
 		annotate(ctx, first, target)
-		eventually(ctx, policy, beStalled(registryv1alpha1.ReasonOrganizationNotOwned))
-		Expect(message(policy)).To(ContainSubstring("belongs to namespace " + second.Name))
+		eventually(ctx, policy, And(beStalled(registryv1alpha1.ReasonOrganizationNotOwned), WithTransform(message, ContainSubstring("belongs to namespace "+second.Name))))
 
 		annotate(ctx, second, "")
 		eventually(ctx, policy, beReady())
