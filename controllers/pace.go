@@ -79,6 +79,11 @@ func (v *visits) change(key types.NamespacedName, f func(*visit)) {
 	v.byID[key] = current
 }
 
+// refused forgets what was put before: the registry may have it no more, or not for this object.
+func (v *visits) refused(key types.NamespacedName) {
+	v.change(key, func(v *visit) { v.put = putState{} })
+}
+
 // forget tells whether the object was visited before.
 func (v *visits) forget(key types.NamespacedName) bool {
 	v.mu.Lock()

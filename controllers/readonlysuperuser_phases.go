@@ -49,6 +49,7 @@ func (r *ReadonlySuperuserReconciler) put(ctx context.Context, readonly *registr
 		return err
 	})
 	if err != nil {
+		r.visits.refused(key)
 		return status, err
 	}
 	r.visits.change(key, func(v *visit) { v.put, v.putAgain = now, at.Add(jitter(putInterval)) })

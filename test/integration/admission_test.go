@@ -88,41 +88,6 @@ func letAct(ctx context.Context, users ...string) {
 	}
 }
 
-// startOperatorWithWebhooks starts controllers and webhooks against a registry, and returns where the webhooks are called.
-// At the end of the test no object is left.
-func startOperatorWithWebhooks(ctx context.Context, registry *testRegistry) (stop func(), port int) {
-	GinkgoHelper()
-	port = freePort()
-	registryClient := newRegistryClient(registry)
-	server := webhooks.NewServer("localhost", port, GinkgoT().TempDir())
-	mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
-	setUpControllers(ctx, mgr, registryClient)
-	Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
-	Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
-	Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
-	Expect(webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, operatorNamespace, operatorUser)).To(Succeed())
-	stop = inBackground(mgr.Start)
-	DeferCleanup(removeObjects)
-	DeferCleanup(func() { stop() })
-
-	// Those of config/local, at this test's port.
-	for _, object := range kustomization("config", "local") {
-		if !strings.HasSuffix(object.GetKind(), "WebhookConfiguration") {
-			continue
-		}
-		for _, hook := range object.Object["webhooks"].([]any) {
-			at := hook.(map[string]any)["clientConfig"].(map[string]any)
-			at["url"] = strings.Replace(at["url"].(string), "localhost:9443", fmt.Sprintf("localhost:%d", port), 1)
-		}
-		Expect(admin.Create(ctx, object)).To(Succeed())
-		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(admin.Delete(ctx, object))).To(Succeed()) })
-	}
-	Eventually(func(ctx context.Context) error {
-		return admin.Create(ctx, newPolicy(metav1.NamespaceDefault), client.DryRunAll)
-	}).WithContext(ctx).Should(Succeed())
-	return stop, port
-}
-
 var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 	var (
 		registry     *testRegistry
@@ -136,7 +101,31 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 
 	BeforeAll(func(ctx context.Context) {
 		registry = startRegistry()
-		stopOperator, port = startOperatorWithWebhooks(ctx, registry)
+		port = freePort()
+		registryClient := newRegistryClient(registry)
+		server := webhooks.NewServer("localhost", port, GinkgoT().TempDir())
+		mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
+		setUpControllers(ctx, mgr, registryClient)
+		Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
+		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
+		Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
+		Expect(webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, operatorNamespace, operatorUser)).To(Succeed())
+		stopOperator = inBackground(mgr.Start)
+		DeferCleanup(removeObjects)
+		DeferCleanup(func() { stopOperator() })
+
+		// Those of config/local, at this test's port.
+		for _, object := range kustomization("config", "local") {
+			if !strings.HasSuffix(object.GetKind(), "WebhookConfiguration") {
+				continue
+			}
+			for _, hook := range object.Object["webhooks"].([]any) {
+				at := hook.(map[string]any)["clientConfig"].(map[string]any)
+				at["url"] = strings.Replace(at["url"].(string), "localhost:9443", fmt.Sprintf("localhost:%d", port), 1)
+			}
+			Expect(admin.Create(ctx, object)).To(Succeed())
+			DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(admin.Delete(ctx, object))).To(Succeed()) })
+		}
 
 		c := rest.CopyConfig(config)
 		c.WarningHandler = warned

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -13,10 +14,39 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
+	"github.com/tidelock/tidelock/webhooks"
 )
+
+// startOperatorWithWebhooks starts controllers and webhooks against a registry, until the end of the test. The
+// certificate is not the operator's own: one process can rotate one only.
+func startOperatorWithWebhooks(ctx context.Context, registry *testRegistry) {
+	GinkgoHelper()
+	hooks := &envtest.WebhookInstallOptions{Paths: []string{filepath.Join(root, "config", "webhook", "manifests.yaml")}}
+	Expect(hooks.PrepWithoutInstalling()).To(Succeed())
+	DeferCleanup(hooks.Cleanup)
+	server := webhook.NewServer(webhook.Options{Host: hooks.LocalServingHost, Port: hooks.LocalServingPort, CertDir: hooks.LocalServingCertDir})
+	mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
+	registryClient := newRegistryClient(registry)
+	Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
+	Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
+	Expect(webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, operatorNamespace, operatorUser)).To(Succeed())
+	runOperator(ctx, registry, mgr)
+	for _, object := range []client.Object{hooks.MutatingWebhooks[0], hooks.ValidatingWebhooks[0]} {
+		Expect(admin.Create(ctx, object)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(admin.Delete(ctx, object))).To(Succeed()) })
+	}
+	Eventually(func(g Gomega, ctx context.Context) {
+		policy := newPolicy(metav1.NamespaceDefault)
+		g.Expect(admin.Create(ctx, policy, client.DryRunAll)).To(Succeed())
+		g.Expect(policy.Annotations).To(HaveKey(registryv1alpha1.AppliedByAnnotation))
+	}).WithContext(ctx).Should(Succeed())
+}
 
 // Whoever may make objects in a namespace tries to rule the tags of somebody else's organization. Policies and mirrors
 // are refused alike.
