@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
@@ -31,7 +32,7 @@ func upstreamCredentials(secret *corev1.Secret, upstream, namespace string) (c o
 		return dockerCredentials(secret.Data[corev1.DockerConfigJsonKey], upstream, namespace)
 	case corev1.SecretTypeOpaque, "":
 		if token := strings.TrimSpace(string(secret.Data[keyToken])); token != "" {
-			return openapi.MirrorSecrets{Token: token}, nil
+			return openapi.MirrorSecrets{Token: domain.GivenSecret(token)}, nil
 		}
 		if len(secret.Data[keyUsername])+len(secret.Data[keyPassword]) == 0 {
 			return c, fmt.Errorf("it has neither the key %s, nor %s and %s", keyToken, keyUsername, keyPassword)
@@ -40,8 +41,8 @@ func upstreamCredentials(secret *corev1.Secret, upstream, namespace string) (c o
 	default:
 		return c, fmt.Errorf("it is of type %s; what can be used is %s", secret.Type, acceptedSecrets)
 	}
-	c.Username, c.Password, err = basicCredentials(secret)
-	return c, err
+	username, password, err := basicCredentials(secret)
+	return openapi.MirrorSecrets{Username: username, Password: domain.GivenSecret(password)}, err
 }
 
 // basicCredentials reads user name and password. Files that were made into a Secret often end with a new line, which
@@ -95,7 +96,7 @@ func dockerCredentials(config []byte, upstream, namespace string) (c openapi.Mir
 		return c, fmt.Errorf("the key %s has no entry for %s", corev1.DockerConfigJsonKey, target.Host)
 	}
 	if entry.RegistryToken != "" {
-		return openapi.MirrorSecrets{Token: entry.RegistryToken}, nil
+		return openapi.MirrorSecrets{Token: domain.GivenSecret(entry.RegistryToken)}, nil
 	}
 	username, password := entry.Username, entry.Password
 	if entry.Auth != "" {
@@ -108,7 +109,7 @@ func dockerCredentials(config []byte, upstream, namespace string) (c openapi.Mir
 	}
 	switch {
 	case username != "" && password != "":
-		return openapi.MirrorSecrets{Username: username, Password: password}, nil
+		return openapi.MirrorSecrets{Username: username, Password: domain.GivenSecret(password)}, nil
 	case entry.IdentityToken != "":
 		return c, fmt.Errorf("the entry for %s in the key %s has an identity token, which cannot be used: user name and password are needed", target.Host, corev1.DockerConfigJsonKey)
 	}

@@ -8,6 +8,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
@@ -26,7 +27,7 @@ var _ = Describe("Credentials of a Secret", func() {
 		return fmt.Sprintf("%q:{%q:%q}", key, "auth", base64.StdEncoding.EncodeToString([]byte(user+":of-"+user)))
 	}
 	of := func(user string) openapi.MirrorSecrets {
-		return openapi.MirrorSecrets{Username: user, Password: "of-" + user}
+		return openapi.MirrorSecrets{Username: user, Password: domain.GivenSecret("of-" + user)}
 	}
 
 	DescribeTable("are read:", func(s *corev1.Secret, upstream, namespace string, expected openapi.MirrorSecrets) {

@@ -217,7 +217,7 @@ var _ = Describe("The reconciler of mirrors", func() {
 			Expect(cluster.Update(ctx, bundle)).To(Succeed())
 			_, err = reconciler.Reconcile(ctx, request)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(registry.mirrors).To(ConsistOf(And(HaveField("Secrets.ProxyUsername", "p"), HaveField("Secrets.ProxyPassword", "q"), HaveField("Spec.Source.CaBundle", certificate))))
+			Expect(registry.mirrors).To(ConsistOf(And(HaveField("Secrets.ProxyUsername", "p"), HaveField("Secrets.ProxyPassword", BeEquivalentTo("q")), HaveField("Spec.Source.CaBundle", certificate))))
 		})
 	})
 

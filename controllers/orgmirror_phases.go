@@ -155,9 +155,11 @@ func (r *OrgMirrorReconciler) secrets(ctx context.Context, mirror *registryv1alp
 	if err != nil {
 		return secrets, err
 	}
-	if secrets.ProxyUsername, secrets.ProxyPassword, err = basicCredentials(secret); err != nil {
+	username, password, err := basicCredentials(secret)
+	if err != nil {
 		return secrets, invalidSecret(secret, field, err)
 	}
+	secrets.ProxyUsername, secrets.ProxyPassword = username, domain.GivenSecret(password)
 	return secrets, nil
 }
 

@@ -74,6 +74,11 @@ type Config struct {
 	// MirrorAllowNetworks are the addresses that mirrors may reach although they are loopback, link-local, private or
 	// otherwise not public (see mirror.Networks).
 	MirrorAllowNetworks []netip.Prefix
+	// Superusers and ReadonlySuperusers are users of the database who administer the registry, and who read everything and
+	// write nothing. Who is both is a readonly superuser. The users need not exist.
+	Superusers, ReadonlySuperusers []string
+	// SuperusersFullAccess lets Superusers do in all organizations what their admins do.
+	SuperusersFullAccess bool
 	// Logger is slog.Default if nil.
 	Logger *slog.Logger
 }
@@ -110,6 +115,9 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.AuditArchive, "audit-archive", c.AuditArchive, "where entries of the audit log go before they are pruned: a directory, or s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]")
 	flags.StringSliceVar(&c.AuditForward, "audit-forward", c.AuditForward, "receivers of the audit log's entries, comma-separated or repeated: stdout, https://host/path#secret-file=PATH for a signed webhook, otlp+https://host:port[#secret-file=PATH] for OTLP")
 	flags.Var((*prefixes)(&c.MirrorAllowNetworks), "mirror-allow-networks", "addresses or networks, comma-separated, that mirrors may reach although they are private, loopback or link-local")
+	flags.StringSliceVar(&c.Superusers, "superusers", c.Superusers, "users who administer the registry: users, and the log of everything, comma-separated")
+	flags.BoolVar(&c.SuperusersFullAccess, "superusers-full-access", c.SuperusersFullAccess, "let superusers do in all organizations what their admins do")
+	flags.StringSliceVar(&c.ReadonlySuperusers, "global-readonly-superusers", c.ReadonlySuperusers, "users who read everything and write nothing, comma-separated; who is a superuser too is a readonly superuser")
 	flags.String(configFlag, "", "YAML file with the same settings: its keys are the flags' names")
 }
 
@@ -240,6 +248,9 @@ func (c *Config) validate() error {
 		return fmt.Errorf("--audit-forward: %w", err)
 	}
 	if err := c.validateRetention(); err != nil {
+		return err
+	}
+	if err := c.validateSuperusers(); err != nil {
 		return err
 	}
 	host, _, err := net.SplitHostPort(c.Listen)

@@ -106,6 +106,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
 		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys, Sealer: sealer,
+		Superusers: auth.EffectiveSuperusers(cfg.Superusers, cfg.ReadonlySuperusers),
 	})
 	if err := r.renewSeals(); err != nil {
 		return nil, err
@@ -116,6 +117,7 @@ func New(cfg Config) (_ *Registry, err error) {
 	}
 	r.auth, err = auth.New(auth.Options{
 		AdminPasswordFile: cfg.AdminPasswordFile, OperatorTokenFile: cfg.OperatorTokenFile, TokenKeyFile: cfg.TokenKeyFile, TokenLifetime: cfg.TokenLifetime,
+		Superusers: cfg.Superusers, SuperusersFullAccess: cfg.SuperusersFullAccess, ReadonlySuperusers: cfg.ReadonlySuperusers,
 		Accounts: r.core, Installation: installation, ExternalURL: cfg.ExternalURL, TrustedProxies: cfg.TrustedProxies, Logger: r.logger,
 	})
 	if err != nil {
@@ -129,7 +131,10 @@ func New(cfg Config) (_ *Registry, err error) {
 	}
 	r.mirrors = mirror.New(mirror.Options{Core: r.core, Blobs: blobs, Logger: r.logger, Networks: cfg.MirrorAllowNetworks})
 	r.background = append(r.background, r.mirrors.Run)
-	management := mgmtapi.New(mgmtapi.Options{Core: r.core, Authenticator: r.auth, Mirrors: r.mirrors, Logger: r.logger, Draining: r.draining})
+	management := mgmtapi.New(mgmtapi.Options{
+		Core: r.core, Authenticator: r.auth, Mirrors: r.mirrors, Logger: r.logger, Draining: r.draining,
+		ReadonlySuperusers: cfg.ReadonlySuperusers, Settings: cfg.settings(),
+	})
 	metrics := newMetrics()
 	metrics.gatherer.MustRegister(r.core.Metrics()...)
 	metrics.gatherer.MustRegister(logMetrics(r.core)...)

@@ -30,7 +30,7 @@ type remote struct {
 
 func (r *remote) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&r.url, "registry", "http://"+registry.DefaultListen, "address of the registry")
-	flags.StringVar(&r.username, "username", "admin", "account to call as; it must be allowed to read the whole log")
+	flags.StringVar(&r.username, "username", "admin", "account to call as; it must have the right to what is asked for")
 	flags.StringVar(&r.passwordFile, "password-file", "", "file with the account's password or token")
 	flags.StringVar(&r.caFile, "ca-file", "", "PEM file with the certificates that the registry's must lead to; the system's without it")
 }

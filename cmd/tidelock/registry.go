@@ -31,7 +31,7 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 		},
 	}
 	cfg.AddFlags(cmd.PersistentFlags())
-	cmd.AddCommand(newAdoptClusterCommand(&cfg), newGCCommand(&cfg), newFsckCommand(&cfg))
+	cmd.AddCommand(newAdoptClusterCommand(&cfg), newGCCommand(&cfg), newFsckCommand(&cfg), newUserCommand(), newOrgCommand(), newRobotCommand())
 	return cmd
 }
 

@@ -83,6 +83,16 @@ const (
 	KindRevokeReadonly Kind = "revoke_readonly_superuser"
 	KindExpireReadonly Kind = "expire_readonly_superuser"
 
+	// What readonly superusers have looked at.
+	KindViewPolicies      Kind = "view_immutability_policies"
+	KindViewMirror        Kind = "view_org_mirror"
+	KindViewRobots        Kind = "view_robots"
+	KindViewMembers       Kind = "view_org_members"
+	KindViewPermissions   Kind = "view_repo_permissions"
+	KindViewUsers         Kind = "view_users"
+	KindViewConfiguration Kind = "view_configuration"
+	KindViewLogs          Kind = "view_logs"
+
 	KindOrgMirrorEnabled   Kind = "org_mirror_enabled"
 	KindOrgMirrorDisabled  Kind = "org_mirror_disabled"
 	KindOrgMirrorChanged   Kind = "org_mirror_config_changed"

@@ -17,6 +17,7 @@ var kinds = []Kind{
 	KindCreateRobot, KindDeleteRobot, KindRegenerateRobot, KindAddMember, KindChangeMember, KindRemoveMember,
 	KindAddPermission, KindChangePermission, KindDeletePermission, KindLoginFailure, KindCreateSigningKey, KindDeleteSigningKey,
 	KindGrantReadonly, KindChangeReadonly, KindRevokeReadonly, KindExpireReadonly,
+	KindViewPolicies, KindViewMirror, KindViewRobots, KindViewMembers, KindViewPermissions, KindViewUsers, KindViewConfiguration, KindViewLogs,
 	KindOrgMirrorEnabled, KindOrgMirrorDisabled, KindOrgMirrorChanged, KindOrgMirrorStarted, KindOrgMirrorFailed, KindOrgMirrorSuccess,
 	KindOrgMirrorRequested, KindOrgMirrorCancelled, KindOrgMirrorRepo,
 	KindGarbageCollection, KindPruneLog, KindErasePerson,

@@ -33,5 +33,5 @@ func TestEveryKindIsKnown(t *testing.T) {
 	})
 	g.Expect(found).To(BeNumerically(">", 40))
 	g.Expect(audit.Known("push_failed")).To(BeFalse())
-	g.Expect(audit.KindNames()).To(And(HavePrefix("add_repo_permission, adopt_cluster, "), HaveSuffix(", user_enable")))
+	g.Expect(audit.KindNames()).To(And(HavePrefix("add_repo_permission, adopt_cluster, "), HaveSuffix(", view_users")))
 }

@@ -31,12 +31,19 @@ const Challenge = `Basic realm="Tidelock"`
 // Identity is an authenticated caller with its role and what it was given.
 type Identity struct {
 	domain.Caller
-	// Role is RoleAnonymous, RoleAccount, RoleSuperuser or RoleOperator.
+	// Role is RoleAnonymous, RoleAccount, RoleSuperuser, RoleLimitedSuperuser or RoleOperator.
 	Role Role
+	// Readonly is how much a readonly superuser reads, empty for everybody else. It counts before everything else that the
+	// caller is and was given.
+	Readonly domain.ReadonlyAccess
 	// Rights are what an account was given.
 	Rights domain.Rights
+	// Groups are those of who is not known by an account, but elsewhere.
+	Groups []string
 	// Scopes are what a token of the token endpoint is for; nil for any other credential, which is for everything.
 	Scopes []Access
+	// version is that of identities when an account was read.
+	version int64
 }
 
 // Options are the settings of an Authenticator.
@@ -53,6 +60,12 @@ type Options struct {
 	TokenLifetime time.Duration
 	// Accounts are the users and robots; without them there are admin and the operator.
 	Accounts Accounts
+	// Superusers and ReadonlySuperusers are users of the database who administer the registry, and who read everything and
+	// write nothing. Who is both is a readonly superuser.
+	Superusers, ReadonlySuperusers []string
+	// SuperusersFullAccess gives Superusers all that admin has. Else they manage users and read the log of everything, and
+	// have in organizations what they were given there.
+	SuperusersFullAccess bool
 	// Installation names this registry. Replicas have the same name, so that they take each other's tokens of admin.
 	Installation string
 	// ExternalURL is where clients reach the registry; without it, where the request says.
@@ -75,6 +88,7 @@ type Authenticator struct {
 	keys          *keyRing
 	tokenLifetime time.Duration
 	uses          *uses
+	standing      standing
 	externalURL   *url.URL
 	proxies       []netip.Prefix
 	logger        *slog.Logger
@@ -96,6 +110,7 @@ func New(options Options) (*Authenticator, error) {
 	a := &Authenticator{
 		passwords: newPasswordChecker(options.Now), throttle: newThrottle(options.Now), tokenLifetime: options.TokenLifetime,
 		externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
+		standing: newStanding(options),
 	}
 	if options.Accounts != nil {
 		a.directory = newDirectory(options.Accounts, options.Now)
@@ -169,7 +184,7 @@ func (a *Authenticator) Login(ctx context.Context, name, password, address strin
 		return Identity{}, err
 	}
 	id.Address = address
-	return id, nil
+	return a.rank(ctx, id)
 }
 
 // byToken finds the account of a robot's or user's token. A name that is not empty must be the account's.
@@ -184,15 +199,18 @@ func (a *Authenticator) byToken(ctx context.Context, secret, name string) (Ident
 	if err != nil {
 		return Identity{}, err
 	}
+	if err := a.checkGrant(ctx, p); err != nil {
+		return Identity{}, err
+	}
 	a.uses.add(p.TokenID)
 	return identityOf(p), nil
 }
 
 // identityOf is an account as a caller.
-func identityOf(p domain.Principal) Identity {
+func identityOf(p versioned) Identity {
 	return Identity{
 		Caller: domain.Caller{Name: p.Name, Kind: p.Kind, TokenID: p.TokenID, Account: p.ID, Epoch: p.Epoch},
-		Role:   RoleAccount, Rights: p.Rights,
+		Role:   RoleAccount, Rights: p.Rights, version: p.version,
 	}
 }
 
@@ -286,7 +304,7 @@ func (a *Authenticator) bearer(ctx context.Context, token, address string) (id I
 		return Identity{}, err
 	}
 	id.Address = address
-	return id, nil
+	return a.rank(ctx, id)
 }
 
 func (a *Authenticator) operatorToken(token string) (Identity, error) {

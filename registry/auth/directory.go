@@ -26,6 +26,10 @@ type Accounts interface {
 	SigningKeys(ctx context.Context) ([]domain.SigningKey, error)
 	AddSigningKey(ctx context.Context, caller domain.Caller, key domain.SigningKey, unlessAfter, replacedBefore time.Time) error
 	TouchTokens(ctx context.Context, used map[string]time.Time) error
+	// Grants lists the grants of readonly superusers; TouchReadonlySuperusers records when their subjects were seen, by the
+	// UUIDs of the grants.
+	Grants(ctx context.Context) (domain.Grants, error)
+	TouchReadonlySuperusers(ctx context.Context, seen map[string]time.Time) error
 	// LoginFailed records wrong credentials. An empty name is not known.
 	LoginFailed(ctx context.Context, name, address string) error
 }
@@ -58,6 +62,10 @@ type directory struct {
 	known, tried time.Time
 	principals   map[principalKey]versioned
 	repositories map[domain.RepositoryName]repositoryState
+	grants       *grants
+
+	// granting lets one goroutine read the grants, and the others wait for it.
+	granting sync.Mutex
 }
 
 // principalKey is how an account was looked for: by one of the three.
@@ -127,16 +135,16 @@ func (d *directory) fresh() (int64, bool) {
 }
 
 // principal finds an account. NOT_FOUND if there is none.
-func (d *directory) principal(ctx context.Context, key principalKey) (domain.Principal, error) {
+func (d *directory) principal(ctx context.Context, key principalKey) (versioned, error) {
 	version, err := d.current(ctx)
 	if err != nil {
-		return domain.Principal{}, err
+		return versioned{}, err
 	}
 	d.mu.Lock()
 	found, ok := d.principals[key]
 	d.mu.Unlock()
 	if ok && found.version == version {
-		return found.Principal, nil
+		return found, nil
 	}
 	var p domain.Principal
 	switch {
@@ -147,16 +155,17 @@ func (d *directory) principal(ctx context.Context, key principalKey) (domain.Pri
 	default:
 		p, version, err = d.source.PrincipalByToken(ctx, key.hash[:])
 	}
+	found = versioned{Principal: p, version: version}
 	if err != nil {
-		return p, err
+		return found, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.principals) >= maxCached {
 		clear(d.principals)
 	}
-	d.principals[key] = versioned{Principal: p, version: version}
-	return p, nil
+	d.principals[key] = found
+	return found, nil
 }
 
 // repository finds out whether a repository exists, and whether it is public.

@@ -25,3 +25,8 @@ func ParseKeyFile(content []byte) (int, error) {
 	keys, err := parseKeyFile(content)
 	return len(keys), err
 }
+
+// Rank says what the configuration and the grants make of a caller.
+func (a *Authenticator) Rank(ctx context.Context, id Identity) (Identity, error) {
+	return a.rank(ctx, id)
+}

@@ -12,14 +12,22 @@ import (
 // admin of one of its repositories.
 type Role string
 
-// The roles. Each caller has one of the first four, whatever it asks for.
+// The roles. Each caller has one of the first seven, whatever it asks for.
 const (
 	// RoleAnonymous is a request without credentials.
 	RoleAnonymous Role = "anonymous"
 	// RoleAccount is a user or a robot of the database.
 	RoleAccount Role = "account"
-	// RoleSuperuser is the account "admin": everything but the operator's endpoints and what needs an account.
+	// RoleSuperuser is the account "admin", and a superuser of the configuration with full access: everything but the
+	// operator's endpoints, and what needs an account, which admin has not.
 	RoleSuperuser Role = "superuser"
+	// RoleLimitedSuperuser is a superuser of the configuration without full access, as in Quay: users, the list of
+	// organizations, and the log of everything; in organizations what the account was given there.
+	RoleLimitedSuperuser Role = "limited-superuser"
+	// RoleReadonlySuperuser reads everything and writes nothing, also where another role would let it.
+	RoleReadonlySuperuser Role = "readonly-superuser"
+	// RoleReadonlyMetadata is a readonly superuser that reads everything but blobs.
+	RoleReadonlyMetadata Role = "readonly-superuser-metadata-only"
 	// RoleOperator is the Kubernetes operator: its own endpoints, what proves the audit log, and nothing else.
 	RoleOperator Role = "operator"
 
@@ -48,7 +56,7 @@ const (
 // Roles lists every role.
 func Roles() []Role {
 	return []Role{
-		RoleAnonymous, RoleAccount, RoleSuperuser, RoleOperator, RoleAnybody, RolePasswordUser,
+		RoleAnonymous, RoleAccount, RoleSuperuser, RoleLimitedSuperuser, RoleReadonlySuperuser, RoleReadonlyMetadata, RoleOperator, RoleAnybody, RolePasswordUser,
 		RoleReader, RoleWriter, RoleRepositoryAdmin, RoleFounder, RoleMember, RoleCreator, RoleOrganizationAdmin,
 	}
 }
@@ -67,8 +75,10 @@ const (
 	// CatalogRead is the list of the repositories that the caller may see, on /v2.
 	CatalogRead Permission = "catalog:read"
 
-	// RepositoryPull reads manifests, blobs, tags and referrers.
+	// RepositoryPull reads manifests, tags and referrers.
 	RepositoryPull Permission = "repository:pull"
+	// BlobPull reads blobs.
+	BlobPull Permission = "blob:pull"
 	// RepositoryPush uploads blobs and manifests.
 	RepositoryPush Permission = "repository:push"
 	// RepositoryDelete deletes tags, manifests and blobs on /v2.
@@ -81,7 +91,9 @@ const (
 	RepositoryCreate Permission = "repository:create"
 	// RepositoryAdmin changes a repository's settings and deletes it.
 	RepositoryAdmin Permission = "repository:admin"
-	// PermissionManage reads and changes who has which permission on a repository.
+	// PermissionRead reads who has which permission on a repository.
+	PermissionRead Permission = "permission:read"
+	// PermissionManage changes who has which permission on a repository.
 	PermissionManage Permission = "permission:manage"
 
 	// OrganizationList lists all organizations.
@@ -92,9 +104,13 @@ const (
 	OrganizationCreate Permission = "organization:create"
 	// OrganizationAdmin deletes an organization.
 	OrganizationAdmin Permission = "organization:admin"
-	// MemberManage reads and changes who belongs to an organization, and as what.
+	// MemberRead reads who belongs to an organization, and as what.
+	MemberRead Permission = "member:read"
+	// MemberManage changes who belongs to an organization, and as what.
 	MemberManage Permission = "member:manage"
-	// RobotManage reads, makes, rotates and deletes an organization's robots.
+	// RobotRead reads an organization's robots, without their tokens.
+	RobotRead Permission = "robot:read"
+	// RobotManage makes, rotates and deletes an organization's robots.
 	RobotManage Permission = "robot:manage"
 
 	// TagRead lists tags with their locks.
@@ -122,16 +138,28 @@ const (
 
 	// LogsProve reads what proves the audit log: checkpoints, entries as they are hashed, proofs and exports.
 	LogsProve Permission = "logs:prove"
+	// ErasureRead reads how far the erasure of a person has come.
+	ErasureRead Permission = "logs:read-erasure"
 	// PersonErase erases persons from the audit log.
 	PersonErase Permission = "logs:erase-person"
 
 	// UserRead reads the caller's own account.
 	UserRead Permission = "user:read"
+	// OwnTokensRead lists the caller's own tokens, without what is secret.
+	OwnTokensRead Permission = "user:read-tokens"
 	// UserChange changes the caller's own password and tokens.
 	UserChange Permission = "user:change"
-	// UserManage reads, makes, changes and deletes users.
+	// UserList reads all users.
+	UserList Permission = "user:list"
+	// UserManage makes, changes and deletes users.
 	UserManage Permission = "user:manage"
-	// SigningKeyManage lists, replaces and removes the keys that sign tokens.
+	// ReadonlySuperuserRead reads who reads everything.
+	ReadonlySuperuserRead Permission = "readonly-superuser:read"
+	// ConfigurationRead reads the registry's settings, without what is secret.
+	ConfigurationRead Permission = "configuration:read"
+	// SigningKeyRead lists the keys that sign tokens, without what is secret.
+	SigningKeyRead Permission = "signing-key:read"
+	// SigningKeyManage replaces and removes the keys that sign tokens.
 	SigningKeyManage Permission = "signing-key:manage"
 
 	// OperatorProtocol is the operator's endpoints.
@@ -140,44 +168,66 @@ const (
 	OpenAPIRead Permission = "openapi:read"
 )
 
+// readonly are the roles of readonly superusers: they have each permission that only reads, and no other. One of them does
+// not have BlobPull.
+func readonly(roles ...Role) []Role {
+	return append(roles, RoleReadonlySuperuser, RoleReadonlyMetadata)
+}
+
 // table is the one permission table. Who is nothing that stands in a permission's row does not have it, and a permission
 // without a row belongs to nobody.
 var table = map[Permission][]Role{
-	RegistryPing:       {RoleAccount, RoleSuperuser},
-	TokenIssue:         {RoleAnybody},
-	TokenKeysRead:      {RoleAnybody},
-	CatalogRead:        {RoleAccount, RoleSuperuser},
-	RepositoryPull:     {RoleReader, RoleFounder, RoleSuperuser},
-	RepositoryPush:     {RoleWriter, RoleFounder, RoleSuperuser},
-	RepositoryDelete:   {RoleWriter, RoleSuperuser},
-	RepositoryList:     {RoleAccount, RoleSuperuser},
-	RepositoryRead:     {RoleReader, RoleSuperuser},
-	RepositoryCreate:   {RoleCreator, RoleSuperuser},
-	RepositoryAdmin:    {RoleRepositoryAdmin, RoleSuperuser},
-	PermissionManage:   {RoleRepositoryAdmin, RoleSuperuser},
-	OrganizationList:   {RoleSuperuser},
-	OrganizationRead:   {RoleMember, RoleSuperuser},
-	OrganizationCreate: {RoleSuperuser},
+	RegistryPing:  readonly(RoleAccount, RoleSuperuser),
+	TokenIssue:    {RoleAnybody},
+	TokenKeysRead: {RoleAnybody},
+	CatalogRead:   readonly(RoleAccount, RoleSuperuser),
+
+	RepositoryPull:   readonly(RoleReader, RoleFounder, RoleSuperuser),
+	BlobPull:         {RoleReader, RoleFounder, RoleSuperuser, RoleReadonlySuperuser},
+	RepositoryPush:   {RoleWriter, RoleFounder, RoleSuperuser},
+	RepositoryDelete: {RoleWriter, RoleSuperuser},
+	RepositoryList:   readonly(RoleAccount, RoleSuperuser),
+	RepositoryRead:   readonly(RoleReader, RoleSuperuser),
+	RepositoryCreate: {RoleCreator, RoleSuperuser},
+	RepositoryAdmin:  {RoleRepositoryAdmin, RoleSuperuser},
+	PermissionRead:   readonly(RoleRepositoryAdmin, RoleSuperuser),
+	PermissionManage: {RoleRepositoryAdmin, RoleSuperuser},
+
+	OrganizationList:   readonly(RoleSuperuser, RoleLimitedSuperuser),
+	OrganizationRead:   readonly(RoleMember, RoleSuperuser),
+	OrganizationCreate: {RoleSuperuser, RoleLimitedSuperuser},
 	OrganizationAdmin:  {RoleOrganizationAdmin, RoleSuperuser},
+	MemberRead:         readonly(RoleOrganizationAdmin, RoleSuperuser),
 	MemberManage:       {RoleOrganizationAdmin, RoleSuperuser},
+	RobotRead:          readonly(RoleOrganizationAdmin, RoleSuperuser),
 	RobotManage:        {RoleOrganizationAdmin, RoleSuperuser},
-	TagRead:            {RoleReader, RoleSuperuser},
-	TagWrite:           {RoleWriter, RoleSuperuser},
-	TagManage:          {RoleOrganizationAdmin, RoleSuperuser},
-	PolicyRead:         {RoleOrganizationAdmin, RoleSuperuser},
-	PolicyWrite:        {RoleOrganizationAdmin, RoleSuperuser},
-	MirrorRead:         {RoleOrganizationAdmin, RoleSuperuser},
-	MirrorWrite:        {RoleOrganizationAdmin, RoleSuperuser},
-	LogsRead:           {RoleOrganizationAdmin, RoleSuperuser},
-	SuperuserLogs:      {RoleSuperuser},
-	LogsProve:          {RoleSuperuser, RoleOperator},
-	PersonErase:        {RoleSuperuser},
-	UserRead:           {RoleAccount, RoleSuperuser},
-	UserChange:         {RolePasswordUser},
-	UserManage:         {RoleSuperuser},
-	SigningKeyManage:   {RoleSuperuser},
-	OperatorProtocol:   {RoleOperator},
-	OpenAPIRead:        {RoleAnybody},
+
+	TagRead:     readonly(RoleReader, RoleSuperuser),
+	TagWrite:    {RoleWriter, RoleSuperuser},
+	TagManage:   {RoleOrganizationAdmin, RoleSuperuser},
+	PolicyRead:  readonly(RoleOrganizationAdmin, RoleSuperuser),
+	PolicyWrite: {RoleOrganizationAdmin, RoleSuperuser},
+	MirrorRead:  readonly(RoleOrganizationAdmin, RoleSuperuser),
+	MirrorWrite: {RoleOrganizationAdmin, RoleSuperuser},
+
+	LogsRead:      readonly(RoleOrganizationAdmin, RoleSuperuser),
+	SuperuserLogs: readonly(RoleSuperuser, RoleLimitedSuperuser),
+	LogsProve:     readonly(RoleSuperuser, RoleLimitedSuperuser, RoleOperator),
+	ErasureRead:   readonly(RoleSuperuser),
+	PersonErase:   {RoleSuperuser},
+
+	UserRead:              readonly(RoleAccount, RoleSuperuser),
+	OwnTokensRead:         readonly(RolePasswordUser),
+	UserChange:            {RolePasswordUser},
+	UserList:              readonly(RoleSuperuser, RoleLimitedSuperuser),
+	UserManage:            {RoleSuperuser, RoleLimitedSuperuser},
+	ReadonlySuperuserRead: readonly(RoleSuperuser, RoleLimitedSuperuser),
+	ConfigurationRead:     readonly(RoleSuperuser, RoleLimitedSuperuser),
+	SigningKeyRead:        readonly(RoleSuperuser, RoleLimitedSuperuser),
+	SigningKeyManage:      {RoleSuperuser, RoleLimitedSuperuser},
+
+	OperatorProtocol: {RoleOperator},
+	OpenAPIRead:      {RoleAnybody},
 }
 
 // Allowed reports whether the table gives a role a permission.
@@ -220,11 +270,20 @@ func (r Resource) String() string {
 
 // roles are what a caller is to a resource by itself, without a look at the resource.
 func (id Identity) roles(of Resource) []Role {
-	if id.Role == RoleOperator {
+	switch {
+	case id.Role == RoleOperator:
 		return []Role{RoleOperator}
+	case id.Readonly == domain.ReadonlyFull:
+		return []Role{RoleAnybody, RoleReadonlySuperuser}
+	case id.Readonly != "":
+		return []Role{RoleAnybody, RoleReadonlyMetadata}
 	}
 	roles := []Role{RoleAnybody, id.Role}
-	if id.Role != RoleAccount {
+	switch {
+	case id.Role == RoleAccount:
+	case id.Account != 0:
+		roles = append(roles, RoleAccount)
+	default:
 		return roles
 	}
 	if id.Kind == domain.CallerUser && id.TokenID == "" && id.Scopes == nil {
@@ -274,25 +333,25 @@ func (id Identity) Holds(permission Permission, on Resource) bool {
 
 // Audience says what lists may show the caller.
 func (id Identity) Audience() domain.Audience {
-	return domain.Audience{Everything: id.Role == RoleSuperuser, Account: id.Account}
+	return domain.Audience{Everything: id.Role == RoleSuperuser || id.Readonly != "", Account: id.Account}
 }
 
-// MayPull reports whether the caller may pull from a repository that exists. It looks nothing up.
+// MayPull reports whether the caller may pull blobs from a repository that exists. It looks nothing up.
 func MayPull(id Identity, repository domain.Repository) bool {
 	resource := Repository(repository.Name)
-	if id.Role == RoleOperator || !id.inScope(RepositoryPull, resource) {
+	if id.Role == RoleOperator || !id.inScope(BlobPull, resource) {
 		return false
 	}
-	return repository.Visibility == domain.Public || id.Holds(RepositoryPull, resource)
+	return id.Holds(BlobPull, resource) || (repository.Visibility == domain.Public && id.Readonly == "")
 }
 
 // Authorize returns nil if the caller has the permission on the resource. Otherwise it returns a *domain.Error:
 // UNAUTHORIZED for an anonymous caller, and for a token that is not for this, who may try again with credentials or
-// another token; DENIED for everybody else. Whether the resource exists makes no difference to whom may not see it.
+// another token; DENIED for everybody else, and always for a readonly superuser, whom no token lets write. Whether the resource exists makes no difference to whom may not see it.
 // UNAVAILABLE means that it cannot be determined now.
 func (a *Authenticator) Authorize(ctx context.Context, id Identity, permission Permission, on Resource) error {
 	allowed := id.Holds(permission, on)
-	if !allowed && id.Role != RoleOperator && on.path != "" {
+	if !allowed && id.Role != RoleOperator && id.Readonly == "" && on.path != "" {
 		var err error
 		if allowed, err = a.allowedByState(ctx, id, permission, on); err != nil {
 			return err
@@ -303,6 +362,8 @@ func (a *Authenticator) Authorize(ctx context.Context, id Identity, permission P
 		return nil
 	case id.Role == RoleAnonymous:
 		return domain.Errorf(domain.CodeUnauthorized, "authentication is required")
+	case !allowed && id.Readonly != "":
+		return deniedReadonly(id, permission, on)
 	case allowed && Needed(permission, on) == "":
 		return domain.Errorf(domain.CodeUnauthorized, "a token of %s is for /v2 only", tokenPath)
 	case id.inScope(permission, on):
@@ -327,13 +388,25 @@ func (a *Authenticator) allowedByState(ctx context.Context, id Identity, permiss
 }
 
 func denied(id Identity, permission Permission, on Resource) error {
-	what := string(permission)
-	if on.organization != "" {
-		what += " on " + on.String()
-	}
 	kind := string(id.Role)
 	if id.Role == RoleAccount {
 		kind = string(id.Kind)
 	}
-	return domain.Errorf(domain.CodeDenied, "%s %q does not have the permission %s", kind, id.Name, what)
+	return domain.Errorf(domain.CodeDenied, "%s %q does not have the permission %s", kind, id.Name, permission.on(on))
+}
+
+// deniedReadonly says why no other role and no token helps.
+func deniedReadonly(id Identity, permission Permission, on Resource) error {
+	if permission == BlobPull {
+		return domain.Errorf(domain.CodeDenied, "%s %q is a readonly superuser with the access %s, and may not pull blobs (%s)", id.Kind, id.Name, id.Readonly, permission.on(on))
+	}
+	return domain.Errorf(domain.CodeDenied, "%s %q is a readonly superuser: it reads everything and writes nothing, so it does not have the permission %s", id.Kind, id.Name, permission.on(on))
+}
+
+// on names the permission with the resource that it is asked for.
+func (p Permission) on(resource Resource) string {
+	if resource.organization == "" {
+		return string(p)
+	}
+	return string(p) + " on " + resource.String()
 }

@@ -13,7 +13,7 @@ var _ = Describe("The permission table", func() {
 		Expect(auth.Permissions()).NotTo(BeEmpty())
 		for _, permission := range auth.Permissions() {
 			superuser := auth.Allowed(auth.RoleSuperuser, permission) || auth.Allowed(auth.RoleAnybody, permission)
-			Expect(superuser).To(Equal(permission != auth.OperatorProtocol && permission != auth.UserChange), string(permission))
+			Expect(superuser).To(Equal(permission != auth.OperatorProtocol && permission != auth.UserChange && permission != auth.OwnTokensRead), string(permission))
 			Expect(auth.Allowed(auth.RoleOperator, permission)).To(Equal(permission == auth.OperatorProtocol || permission == auth.LogsProve), string(permission))
 			Expect(auth.Allowed(auth.RoleAnybody, permission)).To(Equal(permission == auth.OpenAPIRead || permission == auth.TokenIssue || permission == auth.TokenKeysRead), string(permission))
 		}
@@ -48,11 +48,13 @@ var _ = Describe("The permission table", func() {
 		Expect(have).To(ConsistOf(who))
 	},
 		Entry(nil, auth.RepositoryPull, true, "superuser", "admin", "reader", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
+		Entry(nil, auth.BlobPull, true, "superuser", "admin", "reader", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.RepositoryPush, true, "superuser", "admin", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.RepositoryDelete, true, "superuser", "admin", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.RepositoryRead, true, "superuser", "admin", "reader", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.RepositoryAdmin, true, "superuser", "admin", "repository-admin", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.PermissionManage, true, "superuser", "admin", "repository-admin", "robot-repository-admin", "robot-admin"),
+		Entry(nil, auth.PermissionRead, true, "superuser", "admin", "repository-admin", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.TagWrite, true, "superuser", "admin", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry("removing locks to admins who are people", auth.TagManage, true, "superuser", "admin"),
 		Entry("policies to admins who are people", auth.PolicyWrite, true, "superuser", "admin"),
@@ -63,6 +65,10 @@ var _ = Describe("The permission table", func() {
 		Entry(nil, auth.LogsRead, false, "superuser", "admin"),
 		Entry(nil, auth.SuperuserLogs, false, "superuser"),
 		Entry(nil, auth.LogsProve, false, "superuser", "operator"),
+		Entry(nil, auth.ErasureRead, false, "superuser"),
+		Entry(nil, auth.ConfigurationRead, false, "superuser"),
+		Entry(nil, auth.RobotRead, false, "superuser", "admin"),
+		Entry(nil, auth.MemberRead, false, "superuser", "admin"),
 		Entry(nil, auth.RobotManage, false, "superuser", "admin"),
 		Entry(nil, auth.MemberManage, false, "superuser", "admin"),
 		Entry(nil, auth.OrganizationAdmin, false, "superuser", "admin"),
@@ -71,6 +77,7 @@ var _ = Describe("The permission table", func() {
 		Entry(nil, auth.RepositoryCreate, false, "superuser", "admin", "creator", "robot-admin"),
 		Entry(nil, auth.UserManage, false, "superuser"),
 		Entry(nil, auth.UserChange, false, "admin", "creator", "member", "reader", "writer", "repository-admin", "outsider"),
+		Entry(nil, auth.OwnTokensRead, false, "admin", "creator", "member", "reader", "writer", "repository-admin", "outsider"),
 		Entry(nil, auth.OperatorProtocol, false, "operator"),
 	)
 

@@ -121,6 +121,9 @@ func (id Identity) inScope(permission Permission, on Resource) bool {
 	if id.Scopes == nil || permission == RegistryPing {
 		return true
 	}
+	if permission == BlobPull {
+		permission = RepositoryPull // one action of tokens is for both
+	}
 	return slices.ContainsFunc(id.Scopes, func(granted Access) bool {
 		if permission == CatalogRead {
 			return granted.Type == typeRegistry && granted.Name == nameCatalog
@@ -139,7 +142,7 @@ func Needed(permission Permission, on Resource) string {
 	switch permission {
 	case CatalogRead:
 		return "registry:catalog:*"
-	case RepositoryPull:
+	case RepositoryPull, BlobPull:
 		return "repository:" + on.String() + ":pull"
 	case RepositoryPush:
 		return "repository:" + on.String() + ":pull,push"

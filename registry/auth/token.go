@@ -114,7 +114,7 @@ func (a *Authenticator) sign(key signingKey, id Identity, audience string, acces
 		},
 		Kind: id.Kind, Account: id.Account, Epoch: id.Epoch, Credential: id.TokenID, Access: access,
 	}
-	if id.Role == RoleSuperuser {
+	if id.Role == RoleSuperuser && id.Account == 0 {
 		var err error
 		if c.Password, err = a.passwordMark(key); err != nil {
 			return "", err
@@ -150,8 +150,11 @@ func (a *Authenticator) passwordMark(key signingKey) (string, error) {
 // Refresh returns the identity of a refresh token, from an address.
 func (a *Authenticator) Refresh(ctx context.Context, token, address string) (Identity, error) {
 	id, err := a.fromToken(ctx, token, audienceRefresh)
+	if err != nil {
+		return Identity{}, err
+	}
 	id.Scopes, id.Address = nil, address
-	return id, err
+	return a.rank(ctx, id)
 }
 
 // fromToken returns the identity of a token that was issued for an audience, with the token's scopes. Signature and time
@@ -174,6 +177,9 @@ func (a *Authenticator) fromToken(ctx context.Context, text, audience string) (I
 			return Identity{}, domain.Errorf(domain.CodeUnauthorized, "the token is void: the rights of its account have changed")
 		}
 		if err != nil {
+			return Identity{}, err
+		}
+		if err := a.checkGrant(ctx, p); err != nil {
 			return Identity{}, err
 		}
 		p.TokenID = c.Credential

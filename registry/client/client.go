@@ -394,6 +394,12 @@ func (c *Client) Get(ctx context.Context, path []string, query url.Values, answe
 	return c.do(ctx, request{method: http.MethodGet, path: path, query: query, answer: answer})
 }
 
+// Send calls an endpoint, whose path is given by its segments, with a JSON body, and reads the JSON answer. Body and answer
+// may be nil.
+func (c *Client) Send(ctx context.Context, method string, path []string, body, answer any) error {
+	return c.do(ctx, request{method: method, path: path, body: body, answer: answer})
+}
+
 // FollowLog reads entries of the log of everything (path "superuser"), of an organization ("organization", its name) or of a
 // repository ("repository", its name): the newest ones, or with "after" in the query those behind that index. If there is
 // none it waits for one, up to wait (whole seconds, up to MaxLogWait). What else the query may hold, docs/api.md says.

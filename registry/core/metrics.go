@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	refusals      *prometheus.CounterVec
 	dryRuns       *prometheus.CounterVec
+	views         *prometheus.CounterVec
 	loginFailures prometheus.Counter
 }
 
@@ -21,6 +22,9 @@ func newMetrics() *metrics {
 		dryRuns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidelock_dry_run_refusals_total", Help: "Attempts that a policy on a dry run would have refused, once for each such policy, by operation.",
 		}, []string{"operation"}),
+		views: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidelock_views_total", Help: "What readonly superusers looked at, repeats included, by the kind of its entry.",
+		}, []string{"kind"}),
 		loginFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidelock_login_failures_total", Help: "Requests with wrong credentials.",
 		}),
@@ -32,7 +36,7 @@ func (c *Core) Metrics() []prometheus.Collector {
 	windows := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "tidelock_refusal_windows", Help: "Windows in which repeats are counted, by what of: refusal, login.",
 	}, []string{"of"})
-	return []prometheus.Collector{c.metrics.refusals, c.metrics.dryRuns, c.metrics.loginFailures, windowCollector{windows, c}}
+	return []prometheus.Collector{c.metrics.refusals, c.metrics.dryRuns, c.metrics.views, c.metrics.loginFailures, windowCollector{windows, c}}
 }
 
 // windowCollector counts the open windows when it is asked.
@@ -49,8 +53,12 @@ func (w windowCollector) Collect(to chan<- prometheus.Metric) {
 }
 
 func (m *metrics) refused(r refusal) {
-	if r.kind == audit.KindDryRun {
+	switch {
+	case r.kind == audit.KindDryRun:
 		m.dryRuns.WithLabelValues(r.operation).Inc()
+		return
+	case r.operation == operationView:
+		m.views.WithLabelValues(string(r.kind)).Inc()
 		return
 	}
 	m.refusals.WithLabelValues(string(r.kind), r.operation).Inc()

@@ -40,7 +40,7 @@ func repositoryUnknown(name domain.RepositoryName) error {
 	return domain.Errorf(domain.CodeNameUnknown, "repository %s does not exist", name)
 }
 
-// CreateOrganization makes an organization; CONFLICT if there is one of this name.
+// CreateOrganization makes an organization, whose admin is the user who makes it; CONFLICT if there is one of this name.
 func (c *Core) CreateOrganization(ctx context.Context, caller domain.Caller, name string) (created domain.Organization, err error) {
 	if err := domain.ValidateOrganization(name); err != nil {
 		return created, err
@@ -53,7 +53,12 @@ func (c *Core) CreateOrganization(ctx context.Context, caller domain.Caller, nam
 			return err
 		}
 		created, err = ch.createOrganization(name, domain.Owner{})
-		return err
+		if err != nil || ch.caller.Kind != domain.CallerUser || ch.caller.Account == 0 {
+			return err
+		}
+		ch.identities = true
+		ch.log(audit.KindAddMember, subject{organization: name}, audit.Metadata{"username": ch.caller.Name, "role": string(domain.OrganizationAdmin)})
+		return ch.Tx.SetMember(created.ID, ch.caller.Account, domain.OrganizationAdmin, ch.now)
 	})
 	return created, err
 }

@@ -47,15 +47,6 @@ type ReadonlySuperuserStatus struct {
 	Tokens []domain.AccountToken
 }
 
-// Grants are all grants at one moment.
-type Grants struct {
-	List []domain.ReadonlySuperuser
-	// Epoch is that of callers without an account.
-	Epoch int64
-	// Version is that of identities.
-	Version int64
-}
-
 // maxGrantTokens bounds the tokens of a grant. A new one takes the place of the oldest that the object does not have.
 const maxGrantTokens = 5
 
@@ -433,9 +424,9 @@ func statusOfGrant(r *meta.Reader, g domain.ReadonlySuperuser, now time.Time) (s
 }
 
 // Grants lists all grants, expired ones too, for who has to know what callers may do.
-func (c *Core) Grants(ctx context.Context) (grants Grants, err error) {
+func (c *Core) Grants(ctx context.Context) (grants domain.Grants, err error) {
 	err = c.read(ctx, func(r *meta.Reader) error {
-		grants = Grants{}
+		grants = domain.Grants{}
 		if grants.Version, err = r.IdentityVersion(); err != nil {
 			return err
 		}

@@ -79,7 +79,7 @@ type Account struct {
 	PasswordHash string
 	Disabled     bool
 	// Epoch grows when the account loses a credential or a right. What was granted under another epoch is void.
-	Epoch     int64
+	Epoch int64
 	// GrantID is the grant that made the account, which goes with it; 0 if none did.
 	GrantID   int64
 	CreatedAt time.Time

@@ -168,6 +168,12 @@ const (
 	CallerSystem    CallerKind = "system"
 	// CallerMirror is a mirror that fills an organization, whose name it has.
 	CallerMirror CallerKind = "mirror"
+	// CallerServiceAccount is a ServiceAccount of the cluster, by namespace/name.
+	CallerServiceAccount CallerKind = "serviceaccount"
+	// CallerKubernetesUser is a user as the cluster knows it.
+	CallerKubernetesUser CallerKind = "kubernetes"
+	// CallerOIDC is a user as an OIDC issuer of the registry knows it.
+	CallerOIDC CallerKind = "oidc"
 )
 
 // System is the caller of what the registry does by itself.

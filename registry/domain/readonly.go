@@ -132,3 +132,12 @@ type ReadonlySuperuser struct {
 func (g *ReadonlySuperuser) InForce(now time.Time) bool {
 	return g.ExpiresAt.IsZero() || now.Before(g.ExpiresAt)
 }
+
+// Grants are all grants at one moment.
+type Grants struct {
+	List []ReadonlySuperuser
+	// Epoch is that of callers without an account.
+	Epoch int64
+	// Version is that of identities.
+	Version int64
+}

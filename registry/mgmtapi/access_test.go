@@ -60,6 +60,7 @@ func newGuarded() *guarded {
 		}
 		g.callers[name] = func(r *http.Request) { r.SetBasicAuth(name, secret) }
 	}
+	add("limited", "", "") // a superuser of the configuration
 	add("outsider", "", "")
 	add("member", domain.OrganizationMember, "")
 	add("creator", domain.OrganizationCreator, "")
@@ -71,6 +72,11 @@ func newGuarded() *guarded {
 	add("team-a+writer", "", domain.RepositoryWrite)
 	add("team-a+repo-admin", "", domain.RepositoryAdmin)
 	add("team-a+admin", domain.OrganizationAdmin, "")
+	// Both have admin rights in the organization, which do not count any more.
+	for name, access := range map[string]domain.ReadonlyAccess{"readonly": domain.ReadonlyFull, "metadata": domain.ReadonlyMetadataOnly} {
+		add(name, domain.OrganizationAdmin, domain.RepositoryAdmin)
+		g.grant(name, access)
+	}
 	hash, err := auth.HashPassword(alicePassword)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(g.core.CreateUser(ctx, user, core.NewUser{Name: "password", PasswordHash: hash})).To(Succeed())
@@ -78,78 +84,89 @@ func newGuarded() *guarded {
 	return g
 }
 
+// grant makes a user a readonly superuser.
+func (r *registry) grant(name string, access domain.ReadonlyAccess) {
+	GinkgoHelper()
+	_, err := r.core.PutManagedReadonlySuperuser(context.Background(), domain.Caller{Name: "operator", Kind: domain.CallerOperator}, core.ManagedReadonlySuperuser{
+		Cluster: "cluster", Manager: domain.ManagedBy{Kind: domain.KindReadonlySuperuser, Name: name, UID: name + "-uid", Generation: 1},
+		Subject: domain.Subject{Kind: domain.SubjectRegistryUser, Name: name}, Access: access,
+	})
+	Expect(err).NotTo(HaveOccurred())
+}
+
 // The groups of callers who may do something; a blank at the beginning means that anonymous callers may, too.
 const (
-	nobody     = ""
-	onlyAdmin  = "admin"
-	auditors   = "admin operator"
-	orgAdmins  = "admin org-admin"
-	repoAdmins = orgAdmins + " repo-admin team-a+repo-admin team-a+admin"
-	writers    = repoAdmins + " writer team-a+writer"
-	readers    = writers + " reader"
-	members    = orgAdmins + " member creator team-a+idle team-a+writer team-a+repo-admin team-a+admin"
-	creators   = orgAdmins + " creator team-a+admin"
-	known      = readers + " outsider member creator team-a+idle password"
-	everybody  = " " + known
+	onlyAdmin      = "admin"
+	everySuperuser = "admin limited"
+	seers          = " readonly metadata" // readonly superusers
+	auditors       = everySuperuser + " operator" + seers
+	orgAdmins      = "admin org-admin"
+	repoAdmins     = orgAdmins + " repo-admin team-a+repo-admin team-a+admin"
+	writers        = repoAdmins + " writer team-a+writer"
+	readers        = writers + " reader"
+	members        = orgAdmins + " member creator team-a+idle team-a+writer team-a+repo-admin team-a+admin"
+	creators       = orgAdmins + " creator team-a+admin"
+	known          = readers + " outsider member creator team-a+idle password limited" + seers
+	everybody      = " " + known
 )
 
 // allowed says who gets through to each route. The first is for team-a and team-a/app, the second, if there is one, for
 // team-a/public; on an organization or repository of somebody else only admin does.
 var allowed = map[string][]string{
-	"POST /api/v1/organization/":                             {onlyAdmin},
-	"GET /api/v1/organization/{organization}":                {members},
+	"POST /api/v1/organization/":                             {everySuperuser},
+	"GET /api/v1/organization/{organization}":                {members + seers},
 	"DELETE /api/v1/organization/{organization}":             {orgAdmins},
-	"GET /api/v1/superuser/organizations/":                   {onlyAdmin},
+	"GET /api/v1/superuser/organizations/":                   {everySuperuser + seers},
 	"GET /api/v1/repository":                                 {known},
 	"POST /api/v1/repository":                                {creators},
-	"GET /api/v1/repository/{repository}":                    {readers, everybody},
+	"GET /api/v1/repository/{repository}":                    {readers + seers, everybody},
 	"PUT /api/v1/repository/{repository}":                    {repoAdmins},
 	"DELETE /api/v1/repository/{repository}":                 {repoAdmins},
-	"GET /api/v1/repository/{repository}/tag/":               {readers, everybody},
+	"GET /api/v1/repository/{repository}/tag/":               {readers + seers, everybody},
 	"PUT /api/v1/repository/{repository}/tag/{tag}":          {writers},
 	"DELETE /api/v1/repository/{repository}/tag/{tag}":       {writers},
 	"POST /api/v1/repository/{repository}/changevisibility":  {repoAdmins},
 	"POST /api/v1/repository/{repository}/tag/{tag}/restore": {writers},
 
-	"GET /api/v1/organization/{organization}/immutabilitypolicy/":                {orgAdmins},
+	"GET /api/v1/organization/{organization}/immutabilitypolicy/":                {orgAdmins + seers},
 	"POST /api/v1/organization/{organization}/immutabilitypolicy/":               {orgAdmins},
-	"GET /api/v1/organization/{organization}/immutabilitypolicy/{uuid}":          {orgAdmins},
+	"GET /api/v1/organization/{organization}/immutabilitypolicy/{uuid}":          {orgAdmins + seers},
 	"PUT /api/v1/organization/{organization}/immutabilitypolicy/{uuid}":          {orgAdmins},
 	"DELETE /api/v1/organization/{organization}/immutabilitypolicy/{uuid}":       {orgAdmins},
 	"POST /api/v1/organization/{organization}/immutabilitypolicy/{uuid}/release": {orgAdmins},
 	"POST /api/v1/organization/{organization}/immutabilitypolicy/{uuid}/adopt":   {orgAdmins},
-	"GET /api/v1/repository/{repository}/immutabilitypolicy/":                    {orgAdmins},
+	"GET /api/v1/repository/{repository}/immutabilitypolicy/":                    {orgAdmins + seers},
 	"POST /api/v1/repository/{repository}/immutabilitypolicy/":                   {orgAdmins},
-	"GET /api/v1/repository/{repository}/immutabilitypolicy/{uuid}":              {orgAdmins},
+	"GET /api/v1/repository/{repository}/immutabilitypolicy/{uuid}":              {orgAdmins + seers},
 	"PUT /api/v1/repository/{repository}/immutabilitypolicy/{uuid}":              {orgAdmins},
 	"DELETE /api/v1/repository/{repository}/immutabilitypolicy/{uuid}":           {orgAdmins},
 	"POST /api/v1/repository/{repository}/immutabilitypolicy/{uuid}/release":     {orgAdmins},
 	"POST /api/v1/repository/{repository}/immutabilitypolicy/{uuid}/adopt":       {orgAdmins},
 
-	"GET /api/v1/organization/{organization}/mirror":              {orgAdmins},
+	"GET /api/v1/organization/{organization}/mirror":              {orgAdmins + seers},
 	"POST /api/v1/organization/{organization}/mirror":             {orgAdmins},
 	"PUT /api/v1/organization/{organization}/mirror":              {orgAdmins},
 	"DELETE /api/v1/organization/{organization}/mirror":           {orgAdmins},
 	"POST /api/v1/organization/{organization}/mirror/sync-now":    {orgAdmins},
 	"POST /api/v1/organization/{organization}/mirror/sync-cancel": {orgAdmins},
 	"POST /api/v1/organization/{organization}/mirror/verify":      {orgAdmins},
-	"GET /api/v1/organization/{organization}/mirror/repositories": {orgAdmins},
+	"GET /api/v1/organization/{organization}/mirror/repositories": {orgAdmins + seers},
 	"POST /api/v1/organization/{organization}/mirror/adopt":       {orgAdmins},
 
-	"GET /api/v1/organization/{organization}/logs":             {orgAdmins},
-	"GET /api/v1/repository/{repository}/logs":                 {orgAdmins},
-	"GET /api/v1/superuser/logs":                               {onlyAdmin},
-	"GET /api/v1/organization/{organization}/aggregatelogs":    {orgAdmins},
-	"GET /api/v1/repository/{repository}/aggregatelogs":        {orgAdmins},
-	"GET /api/v1/organization/{organization}/logs/export":      {orgAdmins},
-	"GET /api/v1/repository/{repository}/logs/export":          {orgAdmins},
-	"GET /api/v1/superuser/logs/export":                        {onlyAdmin},
-	"GET /api/v1/organization/{organization}/logs/follow":      {orgAdmins},
-	"GET /api/v1/repository/{repository}/logs/follow":          {orgAdmins},
-	"GET /api/v1/superuser/logs/follow":                        {onlyAdmin},
-	"GET /api/v1/superuser/aggregatelogs":                      {onlyAdmin},
-	"GET /api/v1/repository/{repository}/tag/{tag}/history":    {orgAdmins},
-	"GET /api/v1/superuser/immutabilitypolicy/{uuid}/coverage": {onlyAdmin},
+	"GET /api/v1/organization/{organization}/logs":             {orgAdmins + seers},
+	"GET /api/v1/repository/{repository}/logs":                 {orgAdmins + seers},
+	"GET /api/v1/superuser/logs":                               {everySuperuser + seers},
+	"GET /api/v1/organization/{organization}/aggregatelogs":    {orgAdmins + seers},
+	"GET /api/v1/repository/{repository}/aggregatelogs":        {orgAdmins + seers},
+	"GET /api/v1/organization/{organization}/logs/export":      {orgAdmins + seers},
+	"GET /api/v1/repository/{repository}/logs/export":          {orgAdmins + seers},
+	"GET /api/v1/superuser/logs/export":                        {everySuperuser + seers},
+	"GET /api/v1/organization/{organization}/logs/follow":      {orgAdmins + seers},
+	"GET /api/v1/repository/{repository}/logs/follow":          {orgAdmins + seers},
+	"GET /api/v1/superuser/logs/follow":                        {everySuperuser + seers},
+	"GET /api/v1/superuser/aggregatelogs":                      {everySuperuser + seers},
+	"GET /api/v1/repository/{repository}/tag/{tag}/history":    {orgAdmins + seers},
+	"GET /api/v1/superuser/immutabilitypolicy/{uuid}/coverage": {everySuperuser + seers},
 
 	"GET /api/v1/superuser/audit/checkpoint":        {auditors},
 	"GET /api/v1/superuser/audit/keys":              {auditors},
@@ -158,37 +175,40 @@ var allowed = map[string][]string{
 	"GET /api/v1/superuser/audit/proof/consistency": {auditors},
 	"GET /api/v1/superuser/audit/export":            {auditors},
 	"POST /api/v1/superuser/audit/erasures":         {onlyAdmin},
-	"GET /api/v1/superuser/audit/erasures/{uuid}":   {onlyAdmin},
+	"GET /api/v1/superuser/audit/erasures/{uuid}":   {onlyAdmin + seers},
 
-	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins},
-	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},
+	"GET /api/v1/organization/{organization}/robots":                     {orgAdmins + seers},
+	"GET /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins + seers},
 	"PUT /api/v1/organization/{organization}/robots/{robot}":             {orgAdmins},
 	"DELETE /api/v1/organization/{organization}/robots/{robot}":          {orgAdmins},
 	"POST /api/v1/organization/{organization}/robots/{robot}/regenerate": {orgAdmins},
-	"GET /api/v1/organization/{organization}/members":                    {orgAdmins},
-	"GET /api/v1/organization/{organization}/members/{member}":           {orgAdmins},
+	"GET /api/v1/organization/{organization}/members":                    {orgAdmins + seers},
+	"GET /api/v1/organization/{organization}/members/{member}":           {orgAdmins + seers},
 	"PUT /api/v1/organization/{organization}/members/{member}":           {orgAdmins},
 	"DELETE /api/v1/organization/{organization}/members/{member}":        {orgAdmins},
-	"GET /api/v1/repository/{repository}/permissions/user/":              {repoAdmins},
-	"GET /api/v1/repository/{repository}/permissions/user/{account}":     {repoAdmins},
+	"GET /api/v1/repository/{repository}/permissions/user/":              {repoAdmins + seers},
+	"GET /api/v1/repository/{repository}/permissions/user/{account}":     {repoAdmins + seers},
 	"PUT /api/v1/repository/{repository}/permissions/user/{account}":     {repoAdmins},
 	"DELETE /api/v1/repository/{repository}/permissions/user/{account}":  {repoAdmins},
 
 	"GET /api/v1/user/":                   {known},
 	"PUT /api/v1/user/":                   {"password"},
-	"GET /api/v1/user/apptoken":           {"password"},
+	"GET /api/v1/user/apptoken":           {"password" + seers},
 	"POST /api/v1/user/apptoken":          {"password"},
-	"GET /api/v1/user/apptoken/{uuid}":    {"password"},
+	"GET /api/v1/user/apptoken/{uuid}":    {"password" + seers},
 	"DELETE /api/v1/user/apptoken/{uuid}": {"password"},
 
-	"GET /api/v1/superuser/users/":               {onlyAdmin},
-	"POST /api/v1/superuser/users/":              {onlyAdmin},
-	"GET /api/v1/superuser/users/{user}":         {onlyAdmin},
-	"PUT /api/v1/superuser/users/{user}":         {onlyAdmin},
-	"DELETE /api/v1/superuser/users/{user}":      {onlyAdmin},
-	"GET /api/v1/superuser/signingkeys/":         {onlyAdmin},
-	"POST /api/v1/superuser/signingkeys/":        {onlyAdmin},
-	"DELETE /api/v1/superuser/signingkeys/{key}": {onlyAdmin},
+	"GET /api/v1/superuser/users/":               {everySuperuser + seers},
+	"POST /api/v1/superuser/users/":              {everySuperuser},
+	"GET /api/v1/superuser/users/{user}":         {everySuperuser + seers},
+	"PUT /api/v1/superuser/users/{user}":         {everySuperuser},
+	"DELETE /api/v1/superuser/users/{user}":      {everySuperuser},
+	"GET /api/v1/superuser/signingkeys/":         {everySuperuser + seers},
+	"POST /api/v1/superuser/signingkeys/":        {everySuperuser},
+	"DELETE /api/v1/superuser/signingkeys/{key}": {everySuperuser},
+
+	"GET /api/v1/superuser/readonlysuperusers/": {everySuperuser + seers},
+	"GET /api/v1/superuser/config":              {everySuperuser + seers},
 
 	"PUT /api/v1/operator/immutabilitypolicies/{namespace}/{name}":                 {"operator"},
 	"GET /api/v1/operator/immutabilitypolicies/{namespace}/{name}":                 {"operator"},
@@ -198,6 +218,11 @@ var allowed = map[string][]string{
 	"GET /api/v1/operator/orgmirrors/{namespace}/{name}":                           {"operator"},
 	"DELETE /api/v1/operator/orgmirrors/{namespace}/{name}":                        {"operator"},
 	"PUT /api/v1/operator/orgmirrors/{namespace}/{name}/deletion-intent":           {"operator"},
+	"PUT /api/v1/operator/readonlysuperusers/{name}":                               {"operator"},
+	"GET /api/v1/operator/readonlysuperusers/{name}":                               {"operator"},
+	"DELETE /api/v1/operator/readonlysuperusers/{name}":                            {"operator"},
+	"PUT /api/v1/operator/readonlysuperusers/{name}/deletion-intent":               {"operator"},
+	"POST /api/v1/operator/readonlysuperusers/{name}/credentials":                  {"operator"},
 	"POST /api/v1/operator/preview":                                                {"operator"},
 	"POST /api/v1/operator/synced":                                                 {"operator"},
 	"PUT /api/v1/operator/published-checkpoint":                                    {"operator"},
@@ -248,7 +273,11 @@ var _ = Describe("The permission table", Ordered, func() {
 				check(route, example.Replace(public), who[len(who)-1])
 			}
 			if strings.Contains(route.Path, "{repository}") || strings.Contains(route.Path, "{organization}") {
-				check(route, example.Replace(route.Path), onlyAdmin)
+				others := onlyAdmin
+				if route.Method == http.MethodGet {
+					others += seers
+				}
+				check(route, example.Replace(route.Path), others)
 			}
 		}
 		Expect(allowed).To(HaveLen(len(mgmtapi.Routes())))

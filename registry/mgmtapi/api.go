@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/domain"
+	"github.com/tidelock/tidelock/registry/openapi"
 )
 
 // Prefix is the path that the API serves everything under.
@@ -33,6 +34,10 @@ type Options struct {
 	Authenticator Authenticator
 	// Mirrors knows upstreams. Without it calls that need it are 503.
 	Mirrors MirrorEngine
+	// ReadonlySuperusers are the users of the configuration who read everything.
+	ReadonlySuperusers []string
+	// Settings are the registry's, without what is secret.
+	Settings []openapi.Setting
 	// Logger is slog.Default by default.
 	Logger *slog.Logger
 	// Now is the clock, time.Now by default.
@@ -47,6 +52,8 @@ type API struct {
 	core          Core
 	authenticator Authenticator
 	mirrors       MirrorEngine
+	readonly      []string
+	settings      []openapi.Setting
 	logger        *slog.Logger
 	now           func() time.Time
 	draining      context.Context
@@ -67,6 +74,7 @@ func New(options Options) *API {
 	}
 	return &API{
 		core: options.Core, authenticator: options.Authenticator, mirrors: options.Mirrors,
+		readonly: append([]string{}, options.ReadonlySuperusers...), settings: append([]openapi.Setting{}, options.Settings...),
 		logger: options.Logger, now: options.Now,
 		draining: options.Draining, router: newRouter(routes), crossOrigin: http.NewCrossOriginProtection(),
 	}
@@ -130,7 +138,11 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return route.handle(a, &call{Request: r, writer: w, route: route, identity: identity, parameters: parameters, query: query})
+	c := &call{Request: r, writer: w, route: route, identity: identity, parameters: parameters, query: query}
+	if err := a.recordView(c); err != nil {
+		return answer{}, err
+	}
+	return route.handle(a, c)
 }
 
 func (a *API) write(w http.ResponseWriter, r *http.Request, answer answer) {

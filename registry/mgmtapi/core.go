@@ -23,6 +23,15 @@ type Core interface {
 	evidence
 	identities
 	operatorProtocol
+	viewRecords
+}
+
+// viewRecords records what readonly superusers look at.
+type viewRecords interface {
+	// Viewed returns once it is recorded that the caller looks at something of an organization or a repository; both are
+	// empty for what is of the whole registry.
+	Viewed(ctx context.Context, caller domain.Caller, kind audit.Kind, organization, repository string) error
+	ReadonlySuperusers(ctx context.Context) ([]core.ReadonlySuperuserStatus, error)
 }
 
 type organizations interface {

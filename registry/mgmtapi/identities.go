@@ -56,7 +56,7 @@ func (a *API) listRobots(c *call) (answer, error) {
 	}
 	list := openapi.RobotList{Robots: []openapi.Robot{}}
 	for _, robot := range robots {
-		view, err := viewRobot(robot, domain.Redacted)
+		view, err := viewRobot(robot, "")
 		if err != nil {
 			return answer{}, err
 		}
@@ -106,7 +106,7 @@ func (a *API) getRobot(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	view, err := viewRobot(account, domain.Redacted)
+	view, err := viewRobot(account, "")
 	return ok(view), err
 }
 
@@ -132,9 +132,10 @@ func (a *API) deleteRobot(c *call) (answer, error) {
 	return noContent, a.core.DeleteRobot(c.Context(), c.identity.Caller, organization, c.parameters["robot"])
 }
 
+// viewRobot shows a robot with its token where that was just made.
 func viewRobot(robot domain.Account, token string) (openapi.Robot, error) {
 	view := openapi.Robot{
-		Name: robot.Name, Token: token, Created: rfc2822(robot.CreatedAt), LastAccessed: orNever(robot.LastUsed),
+		Name: robot.Name, Token: domain.NewSecret(token), Created: rfc2822(robot.CreatedAt), LastAccessed: orNever(robot.LastUsed),
 		Description: robot.Description, UnstructuredMetadata: map[string]any{},
 	}
 	if robot.Metadata == "" {

@@ -187,7 +187,7 @@ func applyCredentials(body openapi.OrganizationMirrorChange, secrets *domain.Mir
 	before := *secrets
 	for _, given := range []struct {
 		field string
-		value json.RawMessage
+		value []byte
 		most  int
 		to    *string
 	}{

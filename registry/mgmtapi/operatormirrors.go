@@ -67,8 +67,8 @@ func (a *API) noteMirrorDeletionIntent(c *call) (answer, error) {
 
 func mirrorSecrets(secrets openapi.MirrorSecrets) domain.MirrorSecrets {
 	return domain.MirrorSecrets{
-		Username: secrets.Username, Password: secrets.Password, Token: secrets.Token,
-		ProxyUsername: secrets.ProxyUsername, ProxyPassword: secrets.ProxyPassword,
+		Username: secrets.Username, Password: string(secrets.Password), Token: string(secrets.Token),
+		ProxyUsername: secrets.ProxyUsername, ProxyPassword: string(secrets.ProxyPassword),
 	}
 }
 

@@ -73,7 +73,7 @@ func (a *API) createReadonlySuperuserCredentials(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return created(openapi.ReadonlyCredentials{Username: username, Token: secret, TokenID: token.ID, CreatedAt: token.CreatedAt.UTC()}), nil
+	return created(openapi.ReadonlyCredentials{Username: username, Token: domain.NewSecret(secret), TokenID: token.ID, CreatedAt: token.CreatedAt.UTC()}), nil
 }
 
 func viewReadonlySuperuser(status core.ReadonlySuperuserStatus) openapi.ReadonlySuperuserStatus {

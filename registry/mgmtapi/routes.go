@@ -87,37 +87,39 @@ var routes = []route{
 	{method: get, path: "/api/v1/superuser/audit/proof/consistency", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).proveConsistency},
 	{method: get, path: "/api/v1/superuser/audit/export", permission: auth.LogsProve, query: []string{"from", "to"}, handle: (*API).exportEvidence},
 	{method: post, path: "/api/v1/superuser/audit/erasures", permission: auth.PersonErase, handle: (*API).erasePerson},
-	{method: get, path: "/api/v1/superuser/audit/erasures/{uuid}", permission: auth.PersonErase, handle: (*API).getErasure},
+	{method: get, path: "/api/v1/superuser/audit/erasures/{uuid}", permission: auth.ErasureRead, handle: (*API).getErasure},
 
-	{method: get, path: "/api/v1/organization/{organization}/robots", permission: auth.RobotManage, query: []string{"permissions", "token", "limit"}, handle: (*API).listRobots},
-	{method: get, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).getRobot},
+	{method: get, path: "/api/v1/organization/{organization}/robots", permission: auth.RobotRead, query: []string{"permissions", "token", "limit"}, handle: (*API).listRobots},
+	{method: get, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotRead, handle: (*API).getRobot},
 	{method: put, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).createRobot},
 	{method: remove, path: "/api/v1/organization/{organization}/robots/{robot}", permission: auth.RobotManage, handle: (*API).deleteRobot},
 	{method: post, path: "/api/v1/organization/{organization}/robots/{robot}/regenerate", permission: auth.RobotManage, handle: (*API).regenerateRobot},
-	{method: get, path: "/api/v1/organization/{organization}/members", permission: auth.MemberManage, handle: (*API).listMembers},
-	{method: get, path: "/api/v1/organization/{organization}/members/{member}", permission: auth.MemberManage, handle: (*API).getMember},
+	{method: get, path: "/api/v1/organization/{organization}/members", permission: auth.MemberRead, handle: (*API).listMembers},
+	{method: get, path: "/api/v1/organization/{organization}/members/{member}", permission: auth.MemberRead, handle: (*API).getMember},
 	{method: put, path: "/api/v1/organization/{organization}/members/{member}", permission: auth.MemberManage, handle: (*API).setMember},
 	{method: remove, path: "/api/v1/organization/{organization}/members/{member}", permission: auth.MemberManage, handle: (*API).removeMember},
-	{method: get, path: "/api/v1/repository/{repository}/permissions/user/", permission: auth.PermissionManage, handle: (*API).listPermissions},
-	{method: get, path: "/api/v1/repository/{repository}/permissions/user/{account}", permission: auth.PermissionManage, handle: (*API).getPermission},
+	{method: get, path: "/api/v1/repository/{repository}/permissions/user/", permission: auth.PermissionRead, handle: (*API).listPermissions},
+	{method: get, path: "/api/v1/repository/{repository}/permissions/user/{account}", permission: auth.PermissionRead, handle: (*API).getPermission},
 	{method: put, path: "/api/v1/repository/{repository}/permissions/user/{account}", permission: auth.PermissionManage, handle: (*API).setPermission},
 	{method: remove, path: "/api/v1/repository/{repository}/permissions/user/{account}", permission: auth.PermissionManage, handle: (*API).removePermission},
 
 	{method: get, path: "/api/v1/user/", permission: auth.UserRead, handle: (*API).getOwnUser},
 	{method: put, path: "/api/v1/user/", permission: auth.UserChange, handle: (*API).changeOwnUser},
-	{method: get, path: "/api/v1/user/apptoken", permission: auth.UserChange, handle: (*API).listAppTokens},
+	{method: get, path: "/api/v1/user/apptoken", permission: auth.OwnTokensRead, handle: (*API).listAppTokens},
 	{method: post, path: "/api/v1/user/apptoken", permission: auth.UserChange, handle: (*API).createAppToken},
-	{method: get, path: "/api/v1/user/apptoken/{uuid}", permission: auth.UserChange, handle: (*API).getAppToken},
+	{method: get, path: "/api/v1/user/apptoken/{uuid}", permission: auth.OwnTokensRead, handle: (*API).getAppToken},
 	{method: remove, path: "/api/v1/user/apptoken/{uuid}", permission: auth.UserChange, handle: (*API).revokeAppToken},
 
-	{method: get, path: "/api/v1/superuser/users/", permission: auth.UserManage, query: []string{"next_page", "limit", "disabled"}, handle: (*API).listUsers},
+	{method: get, path: "/api/v1/superuser/users/", permission: auth.UserList, query: []string{"next_page", "limit", "disabled"}, handle: (*API).listUsers},
 	{method: post, path: "/api/v1/superuser/users/", permission: auth.UserManage, handle: (*API).createUser},
-	{method: get, path: "/api/v1/superuser/users/{user}", permission: auth.UserManage, handle: (*API).getUser},
+	{method: get, path: "/api/v1/superuser/users/{user}", permission: auth.UserList, handle: (*API).getUser},
 	{method: put, path: "/api/v1/superuser/users/{user}", permission: auth.UserManage, handle: (*API).updateUser},
 	{method: remove, path: "/api/v1/superuser/users/{user}", permission: auth.UserManage, handle: (*API).deleteUser},
-	{method: get, path: "/api/v1/superuser/signingkeys/", permission: auth.SigningKeyManage, handle: (*API).listSigningKeys},
+	{method: get, path: "/api/v1/superuser/signingkeys/", permission: auth.SigningKeyRead, handle: (*API).listSigningKeys},
 	{method: post, path: "/api/v1/superuser/signingkeys/", permission: auth.SigningKeyManage, handle: (*API).rotateSigningKey},
 	{method: remove, path: "/api/v1/superuser/signingkeys/{key}", permission: auth.SigningKeyManage, handle: (*API).deleteSigningKey},
+	{method: get, path: "/api/v1/superuser/readonlysuperusers/", permission: auth.ReadonlySuperuserRead, handle: (*API).listReadonlySuperusers},
+	{method: get, path: "/api/v1/superuser/config", permission: auth.ConfigurationRead, handle: (*API).getConfiguration},
 
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedPolicy},
 	{method: get, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedPolicy},
@@ -141,4 +143,13 @@ var routes = []route{
 
 	{method: get, path: "/api/v1/openapi.json", permission: auth.OpenAPIRead, handle: (*API).openAPIJSON},
 	{method: get, path: "/api/v1/openapi.yaml", permission: auth.OpenAPIRead, handle: (*API).openAPIYAML},
+}
+
+// Endpoints lists what the API serves.
+func Endpoints() []auth.Endpoint {
+	list := make([]auth.Endpoint, len(routes))
+	for i, r := range routes {
+		list[i] = auth.Endpoint{Method: r.method, Path: r.path, Permission: r.permission}
+	}
+	return list
 }

@@ -147,12 +147,19 @@ func serveWith(core mgmtapi.Core, engine *upstreams, now func() time.Time) *http
 	return server
 }
 
+// serveAs serves the API on a core that does something else than the one that has the accounts.
+func serveAs(core mgmtapi.Core, accounts auth.Accounts, now func() time.Time) *httptest.Server {
+	GinkgoHelper()
+	server, _ := serveAccounts(core, &upstreams{}, accounts, slog.New(slog.NewTextHandler(GinkgoWriter, nil)), now)
+	return server
+}
+
 // serveAccounts serves the API on any core and engine.
 func serveAccounts(core mgmtapi.Core, engine *upstreams, accounts auth.Accounts, logger *slog.Logger, now func() time.Time) (*httptest.Server, *auth.Authenticator) {
 	GinkgoHelper()
-	a, err := auth.New(auth.Options{Accounts: accounts, Logger: logger, Now: now})
+	a, err := auth.New(auth.Options{Accounts: accounts, Superusers: []string{"limited"}, ReadonlySuperusers: []string{"configured"}, Logger: logger, Now: now})
 	Expect(err).NotTo(HaveOccurred())
-	options := mgmtapi.Options{Core: core, Authenticator: authenticator{a}, Logger: logger, Now: now}
+	options := mgmtapi.Options{Core: core, Authenticator: authenticator{a}, ReadonlySuperusers: []string{"configured"}, Logger: logger, Now: now}
 	if engine != nil {
 		options.Mirrors = engine
 	}

@@ -16,9 +16,13 @@ const userPage = 100
 func (a *API) getOwnUser(c *call) (answer, error) {
 	view := openapi.OwnUser{
 		Username: c.identity.Name, IsMe: true, IsRobot: c.identity.Kind == domain.CallerRobot,
-		SuperUser: c.identity.Role == auth.RoleSuperuser, Organizations: []openapi.OwnOrganization{},
+		SuperUser: c.identity.Holds(auth.UserManage, auth.Resource{}), GlobalReadonlySuperUser: c.identity.Readonly != "",
+		Organizations: []openapi.OwnOrganization{},
 	}
-	if c.identity.Role == auth.RoleAccount && !view.IsRobot {
+	if view.GlobalReadonlySuperUser {
+		view.ReadonlyAccess = &c.identity.Readonly
+	}
+	if c.identity.Account != 0 && !view.IsRobot {
 		user, err := a.core.User(c.Context(), c.identity.Name)
 		if err != nil {
 			return answer{}, err
@@ -27,8 +31,12 @@ func (a *API) getOwnUser(c *call) (answer, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.identity.Rights.Organizations)) {
 		on := auth.Organization(name)
+		role := c.identity.Rights.Organizations[name]
+		if view.GlobalReadonlySuperUser {
+			role = domain.OrganizationMember // what the others would let it do, it may not
+		}
 		view.Organizations = append(view.Organizations, openapi.OwnOrganization{
-			Name: name, Role: c.identity.Rights.Organizations[name],
+			Name: name, Role: role,
 			IsOrgAdmin: c.identity.Holds(auth.OrganizationAdmin, on), CanCreateRepo: c.identity.Holds(auth.RepositoryCreate, on),
 		})
 	}
@@ -40,7 +48,7 @@ func (a *API) changeOwnUser(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	hash, err := hashPassword(body.Password)
+	hash, err := hashPassword(string(body.Password))
 	if err != nil {
 		return answer{}, err
 	}
@@ -58,14 +66,22 @@ func hashPassword(password string) (string, error) {
 	return auth.HashPassword(password)
 }
 
+// ownTokens are the caller's; who has no account here has none.
+func (a *API) ownTokens(c *call) ([]domain.AccountToken, error) {
+	if c.identity.Account == 0 || c.identity.Kind != domain.CallerUser {
+		return nil, nil
+	}
+	return a.core.Tokens(c.Context(), c.identity.Name)
+}
+
 func (a *API) listAppTokens(c *call) (answer, error) {
-	tokens, err := a.core.Tokens(c.Context(), c.identity.Name)
+	tokens, err := a.ownTokens(c)
 	if err != nil {
 		return answer{}, err
 	}
 	list := openapi.AppTokenList{Tokens: []openapi.AppToken{}}
 	for _, token := range tokens {
-		list.Tokens = append(list.Tokens, viewAppToken(token, domain.Redacted))
+		list.Tokens = append(list.Tokens, viewAppToken(token, ""))
 	}
 	return ok(list), nil
 }
@@ -87,7 +103,7 @@ func (a *API) createAppToken(c *call) (answer, error) {
 }
 
 func (a *API) getAppToken(c *call) (answer, error) {
-	tokens, err := a.core.Tokens(c.Context(), c.identity.Name)
+	tokens, err := a.ownTokens(c)
 	if err != nil {
 		return answer{}, err
 	}
@@ -95,16 +111,17 @@ func (a *API) getAppToken(c *call) (answer, error) {
 	if i < 0 {
 		return answer{}, domain.Errorf(domain.CodeNotFound, "you have no token %s", c.parameters["uuid"])
 	}
-	return ok(openapi.AppTokenAnswer{Token: viewAppToken(tokens[i], domain.Redacted)}), nil
+	return ok(openapi.AppTokenAnswer{Token: viewAppToken(tokens[i], "")}), nil
 }
 
 func (a *API) revokeAppToken(c *call) (answer, error) {
 	return noContent, a.core.RevokeToken(c.Context(), c.identity.Caller, c.identity.Name, c.parameters["uuid"])
 }
 
+// viewAppToken shows a token with its secret where that was just made.
 func viewAppToken(token domain.AccountToken, secret string) openapi.AppToken {
 	return openapi.AppToken{
-		UUID: token.ID, Title: token.Title, Created: rfc2822(token.CreatedAt), LastAccessed: orNever(token.LastUsed), TokenCode: secret,
+		UUID: token.ID, Title: token.Title, Created: rfc2822(token.CreatedAt), LastAccessed: orNever(token.LastUsed), TokenCode: domain.NewSecret(secret),
 	}
 }
 
@@ -143,10 +160,10 @@ func (a *API) createUser(c *call) (answer, error) {
 	if err := checkText("email", body.Email); err != nil {
 		return answer{}, err
 	}
-	password, shown := body.Password, domain.Redacted
+	password, made := string(body.Password), ""
 	if password == "" {
-		password, _ = auth.NewSecret()
-		shown = password
+		made, _ = auth.NewSecret()
+		password = made
 	}
 	hash, err := hashPassword(password)
 	if err != nil {
@@ -156,7 +173,7 @@ func (a *API) createUser(c *call) (answer, error) {
 	if err := a.core.CreateUser(c.Context(), c.identity.Caller, user); err != nil {
 		return answer{}, asQuay(err)
 	}
-	return ok(openapi.UserCreated{Username: body.Username, Email: body.Email, Password: shown}), nil
+	return ok(openapi.UserCreated{Username: body.Username, Email: body.Email, Password: domain.NewSecret(made)}), nil
 }
 
 func (a *API) getUser(c *call) (answer, error) {
@@ -176,7 +193,7 @@ func (a *API) updateUser(c *call) (answer, error) {
 		}
 	}
 	if body.Password != nil && *body.Password != domain.Redacted {
-		hash, err := hashPassword(*body.Password)
+		hash, err := hashPassword(string(*body.Password))
 		if err != nil {
 			return answer{}, err
 		}

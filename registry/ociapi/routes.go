@@ -27,7 +27,7 @@ var routes = []route{
 	{endpointManifest, http.MethodGet, auth.RepositoryPull, (*API).getManifest},
 	{endpointManifest, http.MethodPut, auth.RepositoryPush, (*API).putManifest},
 	{endpointManifest, http.MethodDelete, auth.RepositoryDelete, (*API).deleteManifest},
-	{endpointBlob, http.MethodGet, auth.RepositoryPull, (*API).getBlob},
+	{endpointBlob, http.MethodGet, auth.BlobPull, (*API).getBlob},
 	{endpointBlob, http.MethodDelete, auth.RepositoryDelete, (*API).deleteBlob},
 	{endpointUploads, http.MethodPost, auth.RepositoryPush, (*API).postUpload},
 	{endpointUpload, http.MethodGet, auth.RepositoryPush, (*API).getUpload},
@@ -61,4 +61,13 @@ var patterns = map[endpoint]string{
 	endpointReferrers: "/v2/{name}/referrers/{digest}", endpointManifest: "/v2/{name}/manifests/{reference}",
 	endpointBlob: "/v2/{name}/blobs/{digest}", endpointUploads: "/v2/{name}/blobs/uploads/",
 	endpointUpload: "/v2/{name}/blobs/uploads/{id}",
+}
+
+// Endpoints lists what the API serves.
+func Endpoints() []auth.Endpoint {
+	list := make([]auth.Endpoint, len(routes))
+	for i, r := range routes {
+		list[i] = auth.Endpoint{Method: r.method, Path: patterns[r.endpoint], Permission: r.permission}
+	}
+	return list
 }

@@ -387,8 +387,8 @@ type AppToken struct {
 	Title        string  `json:"title"`
 
 	// TokenCode The token where it was just made, else `***REDACTED***`.
-	TokenCode string `json:"token_code"`
-	UUID      string `json:"uuid"`
+	TokenCode domain.NewSecret `json:"token_code"`
+	UUID      string           `json:"uuid"`
 }
 
 // AppTokenAnswer defines model for AppTokenAnswer.
@@ -425,6 +425,11 @@ type Claim struct {
 
 	// Organizations What the namespace's annotation claims; `*` permits policies but no ownership.
 	Organizations []string `json:"organizations,omitempty"`
+}
+
+// Configuration defines model for Configuration.
+type Configuration struct {
+	Settings []Setting `json:"settings"`
 }
 
 // ConflictMode Whether a sync can succeed that finds a locked tag with another digest upstream. The tag is never overwritten.
@@ -954,13 +959,13 @@ type MirrorSchedule struct {
 
 // MirrorSecrets The credentials, whole. They are sealed where they are stored and in no answer.
 type MirrorSecrets struct {
-	Password      string `json:"password,omitempty"`
-	ProxyPassword string `json:"proxyPassword,omitempty"`
-	ProxyUsername string `json:"proxyUsername,omitempty"`
+	Password      domain.GivenSecret `json:"password,omitempty"`
+	ProxyPassword domain.GivenSecret `json:"proxyPassword,omitempty"`
+	ProxyUsername string             `json:"proxyUsername,omitempty"`
 
 	// Token A bearer token in place of user name and password.
-	Token    string `json:"token,omitempty"`
-	Username string `json:"username,omitempty"`
+	Token    domain.GivenSecret `json:"token,omitempty"`
+	Username string             `json:"username,omitempty"`
 }
 
 // MirrorSource defines model for MirrorSource.
@@ -1146,10 +1151,10 @@ type NewOrganizationMirror struct {
 	ExternalRegistryConfig *ExternalRegistryConfig `json:"external_registry_config,omitempty"`
 
 	// ExternalRegistryPassword Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryPassword json.RawMessage `json:"external_registry_password,omitempty"`
+	ExternalRegistryPassword domain.RawSecret `json:"external_registry_password,omitempty"`
 
 	// ExternalRegistryToken Ours: a bearer token in place of user name and password. Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryToken json.RawMessage `json:"external_registry_token,omitempty"`
+	ExternalRegistryToken domain.RawSecret `json:"external_registry_token,omitempty"`
 
 	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
 	ExternalRegistryType QuayRegistryType `json:"external_registry_type"`
@@ -1232,9 +1237,9 @@ type NewRobot struct {
 
 // NewUser defines model for NewUser.
 type NewUser struct {
-	Email    string `json:"email,omitempty"`
-	Password string `json:"password,omitempty"`
-	Username string `json:"username"`
+	Email    string             `json:"email,omitempty"`
+	Password domain.GivenSecret `json:"password,omitempty"`
+	Username string             `json:"username"`
 }
 
 // Organization defines model for Organization.
@@ -1262,7 +1267,7 @@ type OrganizationMirror struct {
 	ExternalRegistryConfig ExternalRegistryConfig `json:"external_registry_config"`
 
 	// ExternalRegistryPassword Only where there is a password or token.
-	ExternalRegistryPassword string `json:"external_registry_password,omitempty"`
+	ExternalRegistryPassword domain.MaskedSecret `json:"external_registry_password,omitempty"`
 
 	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
 	ExternalRegistryType     QuayRegistryType `json:"external_registry_type"`
@@ -1346,10 +1351,10 @@ type OrganizationMirrorChange struct {
 	ExternalRegistryConfig *ExternalRegistryConfig `json:"external_registry_config,omitempty"`
 
 	// ExternalRegistryPassword Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryPassword json.RawMessage `json:"external_registry_password,omitempty"`
+	ExternalRegistryPassword domain.RawSecret `json:"external_registry_password,omitempty"`
 
 	// ExternalRegistryToken Ours: a bearer token in place of user name and password. Null for none; `***REDACTED***` keeps what is stored.
-	ExternalRegistryToken json.RawMessage `json:"external_registry_token,omitempty"`
+	ExternalRegistryToken domain.RawSecret `json:"external_registry_token,omitempty"`
 
 	// ExternalRegistryType How the upstream's repositories are listed. `oci` is ours.
 	ExternalRegistryType *QuayRegistryType `json:"external_registry_type,omitempty"`
@@ -1415,18 +1420,26 @@ type OwnOrganization struct {
 
 // OwnUser defines model for OwnUser.
 type OwnUser struct {
-	Anonymous     bool              `json:"anonymous"`
-	Email         string            `json:"email"`
-	IsMe          bool              `json:"is_me"`
-	IsRobot       bool              `json:"is_robot"`
-	Organizations []OwnOrganization `json:"organizations"`
-	SuperUser     bool              `json:"super_user"`
-	Username      string            `json:"username"`
+	Anonymous bool   `json:"anonymous"`
+	Email     string `json:"email"`
+
+	// GlobalReadonlySuperUser Whether the caller reads everything and writes nothing.
+	GlobalReadonlySuperUser bool              `json:"global_readonly_super_user"`
+	IsMe                    bool              `json:"is_me"`
+	IsRobot                 bool              `json:"is_robot"`
+	Organizations           []OwnOrganization `json:"organizations"`
+
+	// ReadonlyAccess MetadataOnly is everything but blobs.
+	ReadonlyAccess *ReadonlyAccess `json:"readonly_access,omitempty"`
+
+	// SuperUser Whether the caller administers the registry. False for a readonly superuser.
+	SuperUser bool   `json:"super_user"`
+	Username  string `json:"username"`
 }
 
 // OwnUserChange defines model for OwnUserChange.
 type OwnUserChange struct {
-	Password string `json:"password"`
+	Password domain.GivenSecret `json:"password"`
 }
 
 // Owner The Kubernetes namespace that owns an organization.
@@ -1700,7 +1713,7 @@ type ReadonlyCredentials struct {
 	CreatedAt time.Time `json:"createdAt"`
 
 	// Token The token. It is shown here only.
-	Token string `json:"token"`
+	Token domain.NewSecret `json:"token"`
 
 	// TokenID What to name in the next put once the token is where it is to be kept.
 	TokenID  string `json:"tokenID"`
@@ -1718,6 +1731,13 @@ type ReadonlyCredentialsStatus struct {
 	// Tokens The tokens of the grant that are good now, the oldest first.
 	Tokens   []ReadonlyToken `json:"tokens"`
 	Username string          `json:"username"`
+}
+
+// ReadonlySuperuserList defines model for ReadonlySuperuserList.
+type ReadonlySuperuserList struct {
+	// Configured The users of `global-readonly-superusers`.
+	Configured         []string                  `json:"configured"`
+	ReadonlySuperusers []ReadonlySuperuserStatus `json:"readonly_superusers"`
 }
 
 // ReadonlySuperuserState defines model for ReadonlySuperuserState.
@@ -1835,13 +1855,21 @@ type Robot struct {
 	Name string `json:"name"`
 
 	// Token The token where it was just made, else `***REDACTED***`.
-	Token                string                 `json:"token"`
+	Token                domain.NewSecret       `json:"token"`
 	UnstructuredMetadata map[string]interface{} `json:"unstructured_metadata"`
 }
 
 // RobotList defines model for RobotList.
 type RobotList struct {
 	Robots []Robot `json:"robots"`
+}
+
+// Setting defines model for Setting.
+type Setting struct {
+	Name string `json:"name"`
+
+	// Value As it would be given to the flag, with `***REDACTED***` in place of what is secret.
+	Value string `json:"value"`
 }
 
 // SigningKey defines model for SigningKey.
@@ -1851,7 +1879,7 @@ type SigningKey struct {
 	Kid     string `json:"kid"`
 
 	// PrivateKey Always `***REDACTED***`.
-	PrivateKey string `json:"private_key"`
+	PrivateKey domain.MaskedSecret `json:"private_key"`
 }
 
 // SigningKeyList defines model for SigningKeyList.
@@ -2132,9 +2160,9 @@ type UserKind string
 
 // UserChange defines model for UserChange.
 type UserChange struct {
-	Email    *string `json:"email,omitempty"`
-	Enabled  *bool   `json:"enabled,omitempty"`
-	Password *string `json:"password,omitempty"`
+	Email    *string             `json:"email,omitempty"`
+	Enabled  *bool               `json:"enabled,omitempty"`
+	Password *domain.GivenSecret `json:"password,omitempty"`
 }
 
 // UserCreated defines model for UserCreated.
@@ -2142,8 +2170,8 @@ type UserCreated struct {
 	Email string `json:"email"`
 
 	// Password The password where the registry made it, else `***REDACTED***`.
-	Password string `json:"password"`
-	Username string `json:"username"`
+	Password domain.NewSecret `json:"password"`
+	Username string           `json:"username"`
 }
 
 // UserList defines model for UserList.
