@@ -73,7 +73,7 @@ func (g *grants) CreateReadonlySuperuserCredentials(context.Context, string, str
 	g.made++
 	id := fmt.Sprintf("id-%d", g.made)
 	g.tokens = append(g.tokens, id)
-	return openapi.ReadonlyCredentials{Username: "auditor", Token: "token of " + id, TokenID: id}, nil
+	return openapi.ReadonlyCredentials{Username: "auditor", Token: domain.NewSecret("token of " + id), TokenID: id}, nil
 }
 
 var _ = Describe("The reconciler of readonly superusers", func() {

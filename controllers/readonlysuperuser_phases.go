@@ -95,7 +95,7 @@ func (r *ReadonlySuperuserReconciler) issue(ctx context.Context, readonly *regis
 	if err != nil {
 		return nil, nil, refusedReadonly(readonly).refusal(err)
 	}
-	next = &heldCredentials{username: made.Username, token: made.Token, tokenID: made.TokenID, issuedAt: now}
+	next = &heldCredentials{username: made.Username, token: string(made.Token), tokenID: made.TokenID, issuedAt: now}
 	if held != nil {
 		next.secret = held.secret
 	}
