@@ -86,7 +86,7 @@ test: build libc ## Run every test, with a real API server and real clients.
 
 .PHONY: e2e
 e2e: build ## Run the end-to-end tests on a real node (Linux, root; KEEP=1 leaves the node up).
-	@hack/packages.sh postgresql
+	@hack/packages.sh podman postgresql
 	@hack/tools/build.sh versitygw
 	@hack/e2e.sh '$(VERSION)'
 

@@ -30,6 +30,10 @@ func conditionsOfMirror(mirror *registryv1alpha1.OrgMirror) conditions {
 	return conditions{generation: mirror.Generation, observed: &mirror.Status.ObservedGeneration, list: &mirror.Status.Conditions}
 }
 
+func conditionsOfReadonly(readonly *registryv1alpha1.ReadonlySuperuser) conditions {
+	return conditions{generation: readonly.Generation, observed: &readonly.Status.ObservedGeneration, list: &readonly.Status.Conditions}
+}
+
 // set sets Ready and beside it, with the same reason and message, the one condition that explains it. Only then has the
 // status something to say about the present generation.
 func (c conditions) set(ready metav1.ConditionStatus, beside, reason, message string) {

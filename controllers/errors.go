@@ -50,23 +50,36 @@ func (e *unavailableError) Unwrap() error { return e.cause }
 // refused is an object that the registry does not take, as messages need it.
 type refused struct {
 	object client.Object
+	// organization is what the object is about; empty for none.
+	organization string
 	// stored is true where the registry has had the object before. meanwhile says what becomes of that while the registry
 	// does not answer, lost what becomes of it once the organization is another's.
 	stored          bool
 	meanwhile, lost string
+	// conflict is the reason of the condition where the registry has something else in the object's place; empty for none of
+	// its own.
+	conflict string
 }
 
 func refusedPolicy(policy *registryv1alpha1.ImmutabilityPolicy) refused {
 	return refused{
-		object: policy, stored: policy.Status.PolicyUUID != "", meanwhile: "What was stored before stays in force.",
+		object: policy, organization: policy.Organization(), stored: policy.Status.PolicyUUID != "", meanwhile: "What was stored before stays in force.",
 		lost: "what was stored before stays in force, and can only be deleted",
 	}
 }
 
 func refusedMirror(mirror *registryv1alpha1.OrgMirror) refused {
 	return refused{
-		object: mirror, stored: mirror.Status.MirrorUUID != "", meanwhile: "What was mirrored before stays as it is.",
-		lost: "nothing is synced any more, and the mirror can only be deleted",
+		object: mirror, organization: mirror.Organization(), stored: mirror.Status.MirrorUUID != "", meanwhile: "What was mirrored before stays as it is.",
+		lost:     "nothing is synced any more, and the mirror can only be deleted",
+		conflict: registryv1alpha1.ReasonOrganizationMirrored,
+	}
+}
+
+func refusedReadonly(readonly *registryv1alpha1.ReadonlySuperuser) refused {
+	return refused{
+		object: readonly, stored: readonly.Status.GrantUUID != "", meanwhile: "What was granted before stays in force until its time.",
+		conflict: registryv1alpha1.ReasonSubjectConflict,
 	}
 }
 
@@ -96,8 +109,8 @@ func (r refused) refusal(err error) error {
 		return &stalledError{reason: registryv1alpha1.ReasonOtherCluster, message: e.Message}
 	case registryclient.IsInvalid(err):
 		return &stalledError{reason: registryv1alpha1.ReasonInvalidSpec, message: e.Message}
-	case isMirror(r.object) && isAnswer && e.Code == domain.CodeConflict:
-		return &stalledError{reason: registryv1alpha1.ReasonOrganizationMirrored, message: e.Message}
+	case r.conflict != "" && isAnswer && e.Code == domain.CodeConflict:
+		return &stalledError{reason: r.conflict, message: e.Message}
 	}
 	return &stalledError{reason: registryv1alpha1.ReasonRefused, message: e.Message}
 }
@@ -108,9 +121,4 @@ func (r refused) refusalOrNil(err error) error {
 		return nil
 	}
 	return r.refusal(err)
-}
-
-func isMirror(object client.Object) bool {
-	_, is := object.(*registryv1alpha1.OrgMirror)
-	return is
 }

@@ -52,12 +52,21 @@ const (
 	EventSyncSucceeded = "SyncSucceeded"
 	// EventSyncFailed: a sync of a mirror ended without all.
 	EventSyncFailed = "SyncFailed"
+	// EventAccessGranted: somebody became a readonly superuser.
+	EventAccessGranted = "AccessGranted"
+	// EventAccessChanged: a readonly superuser reads more or less now, or until another time.
+	EventAccessChanged = "AccessChanged"
+	// EventAccessRevoked: somebody is a readonly superuser no more.
+	EventAccessRevoked = "AccessRevoked"
+	// EventAccessExpired: the access of a readonly superuser has ended by itself.
+	EventAccessExpired = "AccessExpired"
 )
 
 // becomesEvent tells whether an entry of the audit log is one Kubernetes Event: each tag that a policy locks, releases or
 // refuses to change, or in place of the first two the summary of the sweep, each refused change of a policy that is locked
-// and each lock that was broken, and the end of each sync of a mirror. Counted repeats of a refusal are not: their
-// first is. The entry alone decides, so the answer is the same whenever and by whom it is read.
+// and each lock that was broken, the end of each sync of a mirror, and each change of a readonly superuser's access. Counted
+// repeats of a refusal are not: their first is. The entry alone decides, so the answer is the same whenever and by whom it
+// is read.
 func becomesEvent(entry openapi.LogEntry) bool {
 	switch kind := audit.Kind(entry.Kind); kind {
 	case audit.KindTagCreatedImmutable:
@@ -66,8 +75,12 @@ func becomesEvent(entry openapi.LogEntry) bool {
 		return text(entry, "trigger") == audit.TriggerPolicy && !summarised(entry)
 	case audit.KindApplyPolicy:
 		return summarised(entry)
-	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed, audit.KindUnlockPolicy:
+	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed, audit.KindUnlockPolicy,
+		audit.KindGrantReadonly, audit.KindRevokeReadonly, audit.KindExpireReadonly:
 		return true
+	case audit.KindChangeReadonly:
+		_, changed := entry.Metadata["previous_access"] // else only the object did
+		return changed
 	default:
 		_, repeat := entry.Metadata["repeat_of"]
 		return strings.HasSuffix(entry.Kind, "_failed") && entry.Policy != "" && !repeat
@@ -153,6 +166,8 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 	case audit.KindUnlockPolicy:
 		event.Type, event.Reason, event.Action = corev1.EventTypeWarning, EventPolicyUnlocked, "Unlock"
 		event.Note = fmt.Sprintf("the lock of policy %s of %s until %s was broken: %s", entry.Policy, tag, text(entry, "locked_until"), text(entry, "reason"))
+	case audit.KindGrantReadonly, audit.KindChangeReadonly, audit.KindRevokeReadonly, audit.KindExpireReadonly:
+		tellAccess(event, entry)
 	default:
 		event.Type = corev1.EventTypeWarning
 		event.Reason, event.Action = EventDeleteRefused, "Delete"
@@ -213,6 +228,33 @@ func tellSync(event *eventsv1.Event, entry openapi.LogEntry) {
 	}
 	if message := text(entry, "message"); message != "" {
 		event.Note += "; " + message
+	}
+}
+
+// tellAccess says what became of a readonly superuser's access.
+func tellAccess(event *eventsv1.Event, entry openapi.LogEntry) {
+	who := text(entry, "subject_kind") + " " + text(entry, "username")
+	reads := " reads everything"
+	if text(entry, "access") == string(domain.ReadonlyMetadataOnly) {
+		reads += " but blobs"
+	}
+	reads += " and writes nothing"
+	if end := text(entry, "expires_at"); end != "" {
+		reads += ", until " + end
+	}
+	by := ""
+	if user := text(entry, "applied_by"); user != "" {
+		by = "; by " + user
+	}
+	switch audit.Kind(entry.Kind) {
+	case audit.KindGrantReadonly:
+		event.Reason, event.Action, event.Note = EventAccessGranted, "Grant", who+reads+by
+	case audit.KindChangeReadonly:
+		event.Reason, event.Action, event.Note = EventAccessChanged, "Change", who+" now"+reads+by
+	case audit.KindRevokeReadonly:
+		event.Reason, event.Action, event.Note = EventAccessRevoked, "Revoke", who+" is no readonly superuser any more"+by
+	default:
+		event.Reason, event.Action, event.Note = EventAccessExpired, "Expire", who+" has no access any more: it has ended at "+text(entry, "expires_at")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,7 +26,7 @@ type fence struct {
 }
 
 // put calls put, which carries claim and rewound. Where the registry needs to know more, the API server is asked, past the
-// cache, and the put repeated with the answer: once for an owner that is gone, and once for an object that is as old as it
+// cache, and the put repeated with the answer: once for an owner that is gone or has given the organization up, and once for an object that is as old as it
 // seems (etcd was restored).
 func (f fence) put(ctx context.Context, r refused, claim *openapi.Claim, rewound *bool, put func() error) error {
 	for {
@@ -33,7 +34,7 @@ func (f fence) put(ctx context.Context, r refused, claim *openapi.Claim, rewound
 		switch {
 		case registryclient.IsNotOwned(err) && claim.Gone == nil:
 			owner := ownerOf(err)
-			gone, lookup := f.ownerIsGone(ctx, owner)
+			gone, lookup := f.ownerIsGone(ctx, owner, r.organization)
 			if lookup != nil {
 				return lookup
 			}
@@ -60,9 +61,9 @@ func ownerOf(err error) *domain.Owner {
 	return nil
 }
 
-// ownerIsGone tells whether the namespace that owns an organization exists no more. One of the same name that was made
-// anew is another namespace.
-func (f fence) ownerIsGone(ctx context.Context, owner *domain.Owner) (bool, error) {
+// ownerIsGone tells whether the namespace that owns an organization exists no more, or claims it no more, neither by its
+// name nor by its annotation. One of the same name that was made anew is another namespace.
+func (f fence) ownerIsGone(ctx context.Context, owner *domain.Owner, organization string) (bool, error) {
 	if owner == nil {
 		return false, nil
 	}
@@ -73,7 +74,8 @@ func (f fence) ownerIsGone(ctx context.Context, owner *domain.Owner) (bool, erro
 	if err != nil {
 		return false, fmt.Errorf("looking up the owner of the organization: %w", err)
 	}
-	return string(namespace.UID) != owner.UID, nil
+	claims := namespace.Name == organization || slices.Contains(registryv1alpha1.ClaimedOrganizations(namespace.Annotations), organization)
+	return string(namespace.UID) != owner.UID || !claims, nil
 }
 
 // confirm asks the API server whether the object really is at the generation that the registry found too old.

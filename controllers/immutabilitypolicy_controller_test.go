@@ -85,6 +85,77 @@ var _ = Describe("The reconciler", func() {
 		Expect(registry.puts).To(HaveExactElements(HaveField("Rewound", false), HaveField("Rewound", true)))
 	})
 
+	It("puts again what the registry has refused meanwhile, also where it has put the same before", func(ctx context.Context) {
+		var namespace corev1.Namespace
+		claiming := func(organizations string) {
+			Expect(cluster.Get(ctx, client.ObjectKey{Name: "team-a"}, &namespace)).To(Succeed())
+			namespace.Annotations = map[string]string{registryv1alpha1.OrganizationsAnnotation: organizations}
+			Expect(cluster.Update(ctx, &namespace)).To(Succeed())
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		registry.status = func() (openapi.PolicyStatus, error) { return openapi.PolicyStatus{Swept: true}, nil }
+		claiming("team-b")
+		registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+			return openapi.PolicyStatus{}, &registryclient.Error{Status: 409, Code: domain.CodeOrganizationNotOwned}
+		}
+		claiming("")
+		claiming("team-b")
+		Expect(registry.puts).To(HaveLen(3))
+		Expect(ready(ctx)).To(HaveValue(HaveField("Reason", registryv1alpha1.ReasonOrganizationNotOwned)))
+	})
+
+	Describe("for an organization that another namespace owns", func() {
+		// owner is the other namespace, as the registry knows it.
+		owner := &domain.Owner{Namespace: "team-b", UID: "team-b"}
+		BeforeEach(func() {
+			registry.put = func(p openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+				if p.Claim.Gone == nil {
+					return openapi.PolicyStatus{}, &registryclient.Error{Status: 409, Code: domain.CodeOrganizationNotOwned, Owner: owner}
+				}
+				return openapi.PolicyStatus{Swept: true}, nil
+			}
+		})
+		DescribeTable("says that it is gone", func(ctx context.Context, namespace *corev1.Namespace, gone bool) {
+			var policy registryv1alpha1.ImmutabilityPolicy
+			Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+			policy.Spec.Organization = "shared"
+			Expect(cluster.Update(ctx, &policy)).To(Succeed())
+			if namespace != nil {
+				Expect(cluster.Create(ctx, namespace)).To(Succeed())
+			}
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			if !gone {
+				Expect(registry.puts).To(HaveLen(1))
+				Expect(ready(ctx)).To(HaveValue(HaveField("Reason", registryv1alpha1.ReasonOrganizationNotOwned)))
+				return
+			}
+			Expect(registry.puts).To(HaveExactElements(HaveField("Claim.Gone", BeNil()), HaveField("Claim.Gone", HaveValue(Equal(openapi.Owner{Namespace: "team-b", UID: "team-b"})))))
+		},
+			Entry("where it does not exist", nil, true),
+			Entry("where another one has its name", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+				Name: "team-b", UID: "again", Annotations: map[string]string{registryv1alpha1.OrganizationsAnnotation: "shared"},
+			}}, true),
+			Entry("where it claims the organization no more", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+				Name: "team-b", UID: "team-b", Annotations: map[string]string{registryv1alpha1.OrganizationsAnnotation: "other, *"},
+			}}, true),
+			Entry("not where it claims it", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+				Name: "team-b", UID: "team-b", Annotations: map[string]string{registryv1alpha1.OrganizationsAnnotation: "other, shared"},
+			}}, false),
+		)
+		It("does not say so of the organization of its own name, annotation or not", func(ctx context.Context) {
+			var policy registryv1alpha1.ImmutabilityPolicy
+			Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+			policy.Spec.Organization = "team-b"
+			Expect(cluster.Update(ctx, &policy)).To(Succeed())
+			Expect(cluster.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team-b", UID: "team-b"}})).To(Succeed())
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(registry.puts).To(HaveLen(1))
+		})
+	})
+
 	DescribeTable("puts what the object says of where it comes from:", func(ctx context.Context, annotations map[string]string, applied *openapi.Applied, revision string) {
 		var policy registryv1alpha1.ImmutabilityPolicy
 		Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())

@@ -42,6 +42,7 @@ func (r *ImmutabilityPolicyReconciler) put(ctx context.Context, policy *registry
 		return err
 	})
 	if err != nil {
+		r.visits.refused(key)
 		return status, err
 	}
 	r.visits.change(key, func(v *visit) { v.put, v.putAgain = now, time.Now().Add(jitter(putInterval)) })

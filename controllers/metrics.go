@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -55,9 +57,20 @@ var (
 	}, []string{"namespace", "name", "outcome"})
 )
 
+var (
+	readonlyEnd = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tidelock_readonlysuperuser_expiration_timestamp_seconds",
+		Help: "When the access of a readonly superuser ends by itself, in seconds since 1970; +Inf if it does not.",
+	}, []string{"name"})
+	readonlyCredentialsEnd = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tidelock_readonlysuperuser_credentials_expiration_timestamp_seconds",
+		Help: "When the credentials that the operator made for a readonly superuser end, in seconds since 1970. What has passed was not rotated.",
+	}, []string{"name"})
+)
+
 func init() {
 	metrics.Registry.MustRegister(eventsEmitted, eventsDeadLettered, eventsBacklog, auditLogConsistent, publishedSize, publishedTime, policyEvents,
-		mirrorLastSuccess, mirrorFailures, mirrorTags)
+		mirrorLastSuccess, mirrorFailures, mirrorTags, readonlyEnd, readonlyCredentialsEnd)
 	auditLogConsistent.Set(-1)
 }
 
@@ -98,4 +111,22 @@ func forgetMirrorMetrics(key types.NamespacedName) {
 	mirrorLastSuccess.DeletePartialMatch(labels)
 	mirrorFailures.DeletePartialMatch(labels)
 	mirrorTags.DeletePartialMatch(labels)
+}
+
+func observeReadonly(readonly *registryv1alpha1.ReadonlySuperuser) {
+	end := math.Inf(1)
+	if at := readonly.Spec.ExpiresAt; at != nil {
+		end = float64(at.Unix())
+	}
+	readonlyEnd.WithLabelValues(readonly.Name).Set(end)
+	if credentials := readonly.Status.Credentials; credentials != nil {
+		readonlyCredentialsEnd.WithLabelValues(readonly.Name).Set(float64(credentials.ExpirationTime.Unix()))
+	} else {
+		readonlyCredentialsEnd.DeleteLabelValues(readonly.Name)
+	}
+}
+
+func forgetReadonlyMetrics(name string) {
+	readonlyEnd.DeleteLabelValues(name)
+	readonlyCredentialsEnd.DeleteLabelValues(name)
 }

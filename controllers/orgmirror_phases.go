@@ -54,6 +54,7 @@ func (r *OrgMirrorReconciler) put(ctx context.Context, mirror *registryv1alpha1.
 		return err
 	})
 	if err != nil {
+		r.visits.refused(key)
 		return status, err
 	}
 	r.visits.change(key, func(v *visit) {

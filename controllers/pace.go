@@ -50,8 +50,8 @@ type putState struct {
 	uid        types.UID
 	generation int64
 	claim      string
-	// requestedAt is of mirrors only.
-	requestedAt string
+	// requestedAt is of mirrors only, token, which is named, of readonly superusers.
+	requestedAt, token string
 }
 
 // visit is what this process remembers of an object from one reconciliation to the next. Nothing is lost with it but a
@@ -85,6 +85,11 @@ func (v *visits) change(key types.NamespacedName, f func(*visit)) {
 	current := v.byID[key]
 	f(&current)
 	v.byID[key] = current
+}
+
+// refused forgets what was put before: the registry may have it no more, or not for this object.
+func (v *visits) refused(key types.NamespacedName) {
+	v.change(key, func(v *visit) { v.put = putState{} })
 }
 
 // forget tells whether the object was visited before.

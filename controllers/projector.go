@@ -63,8 +63,8 @@ type EventPace struct {
 var DefaultEventPace = EventPace{Burst: 100_000, BurstRate: 500, Rate: 40}
 
 // Projector makes one Kubernetes Event of each entry of the registry's audit log about a tag that a policy locked,
-// released or refused to change, and about the end of a sync: none is lost, none is made twice and none is merged with another, however often the
-// operator, the registry or the API server stop. Recorders of client-go do all three.
+// released or refused to change, about the end of a sync, and about the access of a readonly superuser: none is lost, none
+// is made twice and none is merged with another, however often the operator, the registry or the API server stop. Recorders of client-go do all three.
 type Projector struct {
 	Registry LogRegistry
 	Events   eventsclient.EventsGetter
@@ -79,6 +79,8 @@ type Projector struct {
 	CountsChanged func(types.NamespacedName)
 	// SyncChanged is told of each mirror whose syncs the log says something about.
 	SyncChanged func(types.NamespacedName)
+	// AccessChanged is told of each readonly superuser whose grant the log says something about.
+	AccessChanged func(types.NamespacedName)
 	// Recovered is called when the registry answers again, and when its log is not the one that it was.
 	Recovered func(context.Context) error
 
@@ -206,6 +208,8 @@ func (p *Projector) tellChanged(entries []openapi.LogEntry) {
 			p.CountsChanged(key)
 		case mirrorKind:
 			p.SyncChanged(key)
+		case readonlyKind:
+			p.AccessChanged(key)
 		}
 	}
 }

@@ -40,7 +40,7 @@ var _ = Describe("The projector", func() {
 			Registry: registry, Events: cluster.EventsV1(), Ledger: &EventLedger{Registry: registry},
 			Namespace: "tidelock-system", Instance: "tidelock-0", Pace: EventPace{Burst: 100_000, BurstRate: 100_000, Rate: 40},
 			Workload:      corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: "tidelock-system", Name: "tidelock"},
-			CountsChanged: func(types.NamespacedName) {},
+			CountsChanged: func(types.NamespacedName) {}, AccessChanged: func(types.NamespacedName) {},
 			Recovered: func(context.Context) error {
 				recovered.Add(1)
 				return nil
@@ -287,6 +287,11 @@ var _ = Describe("An Event", func() {
 		Entry("not a changed policy", entry(kind("update_immutability_policy")), false),
 		Entry("not a dry run", entry(kind("immutability_dry_run")), false),
 		Entry("not a push of another tag", entry(kind("create_tag")), false),
+		Entry("a grant", entry(kind("grant_readonly_superuser")), true),
+		Entry("a changed grant", entry(kind("change_readonly_superuser"), with("previous_access", "Full")), true),
+		Entry("not a grant that stays what it was", entry(kind("change_readonly_superuser")), false),
+		Entry("a revoked grant", entry(kind("revoke_readonly_superuser")), true),
+		Entry("a grant that has ended", entry(kind("expire_readonly_superuser")), true),
 	)
 
 	DescribeTable("says", func(e openapi.LogEntry, kind, reason, note string) {
@@ -334,6 +339,29 @@ var _ = Describe("An Event", func() {
 		Entry("what a closing sweep locked until it was stopped", summary(with("sweep", "close"), with("state", "stopped")),
 			"TagsLocked", "tags in team-a locked by pattern v.* before a change of the policy stopped the sweep: 847 (app:v1, app:v2 and 845 more)"),
 		Entry("what it released", summary(with("sweep", "release")), "TagsReleased", "tags in team-a no longer held by pattern v.*: 847 (app:v1, app:v2 and 845 more)"),
+	)
+
+	access := func(of string, change ...func(*openapi.LogEntry)) openapi.LogEntry {
+		return entry(append([]func(*openapi.LogEntry){func(e *openapi.LogEntry) {
+			e.Kind, e.Organization, e.Repository, e.Tag, e.Policy = of, "", "", "", ""
+			e.Manager = &openapi.Manager{Kind: readonlyKind, Name: "auditor", UID: "uid"}
+			e.Metadata = map[string]any{"subject_kind": "RegistryUser", "username": "ada", "access": "Full"}
+		}}, change...)...)
+	}
+
+	DescribeTable("tells of an access:", func(e openapi.LogEntry, reason, action, note string) {
+		event := newEvent(from, e)
+		Expect([]string{event.Namespace, event.Type, event.Reason, event.Action, event.Note}).To(Equal([]string{"default", "Normal", reason, action, note}))
+		Expect(event.Regarding).To(Equal(corev1.ObjectReference{APIVersion: "registry.tidelock.dev/v1alpha1", Kind: "ReadonlySuperuser", Name: "auditor", UID: "uid"}))
+	},
+		Entry("that it was granted", access("grant_readonly_superuser", with("applied_by", "root")), "AccessGranted", "Grant", "RegistryUser ada reads everything and writes nothing; by root"),
+		Entry("that it was granted for a time, and not for images", access("grant_readonly_superuser", with("access", "MetadataOnly"), with("expires_at", "2026-12-01T00:00:00Z")),
+			"AccessGranted", "Grant", "RegistryUser ada reads everything but blobs and writes nothing, until 2026-12-01T00:00:00Z"),
+		Entry("that it was changed", access("change_readonly_superuser", with("previous_access", "MetadataOnly"), with("applied_by", "root")),
+			"AccessChanged", "Change", "RegistryUser ada now reads everything and writes nothing; by root"),
+		Entry("that it was revoked", access("revoke_readonly_superuser", with("applied_by", "root")), "AccessRevoked", "Revoke", "RegistryUser ada is no readonly superuser any more; by root"),
+		Entry("that it has ended", access("expire_readonly_superuser", with("expires_at", "2026-12-01T00:00:00Z")),
+			"AccessExpired", "Expire", "RegistryUser ada has no access any more: it has ended at 2026-12-01T00:00:00Z"),
 	)
 
 	It("has a name of its own for each entry of each log", func() {

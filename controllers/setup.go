@@ -15,6 +15,7 @@ import (
 type Registry interface {
 	PolicyRegistry
 	MirrorRegistry
+	ReadonlyRegistry
 	SyncRegistry
 	LogRegistry
 	LedgerRegistry
@@ -24,10 +25,16 @@ type Registry interface {
 // Options say how the controllers run.
 type Options struct {
 	Registry Registry
-	// Namespace is the operator's own. Workload is what runs the operator there, Instance the name of its pod.
+	// Namespace is the operator's own, and User who it is to the API server. Workload is what runs the operator there,
+	// Instance the name of its pod.
 	Namespace string
+	User      string
 	Workload  corev1.ObjectReference
 	Instance  string
+	// RegistryHosts are the registry's, as clients know them: those that Secrets have credentials for.
+	RegistryHosts []string
+	// Now is the clock of readonly superusers, time.Now by default.
+	Now func() time.Time
 	// EventPace is DefaultEventPace if it is zero.
 	EventPace EventPace
 	// Checkpoints are those of the registry's audit log.
@@ -54,6 +61,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if options.Checkpoints.Now == nil {
 		options.Checkpoints.Now = time.Now
 	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
 	uid := string(cluster.UID)
 	synchronizer := NewSynchronizer(mgr.GetClient(), options.Registry, uid)
 	ledger := &EventLedger{Registry: options.Registry}
@@ -63,17 +73,23 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	mirrors := &OrgMirrorReconciler{
 		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Now: time.Now,
 	}
-	putAll := func(ctx context.Context) error { return errors.Join(policies.PutAll(ctx), mirrors.PutAll(ctx)) }
+	readonly := &ReadonlySuperuserReconciler{
+		Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), Registry: options.Registry, Cluster: uid, Sync: synchronizer, Now: options.Now,
+		Namespace: options.Namespace, User: options.User, Hosts: options.RegistryHosts,
+	}
+	putAll := func(ctx context.Context) error {
+		return errors.Join(policies.PutAll(ctx), mirrors.PutAll(ctx), readonly.PutAll(ctx))
+	}
 	publisher := &Publisher{
 		Registry: options.Registry, Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: events,
 		Cluster: uid, Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance,
 		Options: options.Checkpoints, VerdictChanged: putAll, wake: make(chan struct{}, 1),
 	}
-	policies.Evidence, mirrors.Evidence = publisher.SetCondition, publisher.SetCondition
+	policies.Evidence, mirrors.Evidence, readonly.Evidence = publisher.SetCondition, publisher.SetCondition, publisher.SetCondition
 	projector := &Projector{
 		Registry: options.Registry, Events: events, Ledger: ledger,
 		Namespace: options.Namespace, Workload: options.Workload, Instance: options.Instance, Pace: options.EventPace,
-		CountsChanged: policies.CountsChanged, SyncChanged: mirrors.SyncChanged,
+		CountsChanged: policies.CountsChanged, SyncChanged: mirrors.SyncChanged, AccessChanged: readonly.AccessChanged,
 		Recovered: func(ctx context.Context) error {
 			synchronizer.Restart()
 			publisher.Wake()
@@ -85,6 +101,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	if err := mirrors.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller of %s: %w", mirrorKind, err)
+	}
+	if err := readonly.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the controller of %s: %w", readonlyKind, err)
 	}
 	if err := mgr.Add(synchronizer); err != nil {
 		return fmt.Errorf("setting up the synchronizer: %w", err)

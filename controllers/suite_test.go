@@ -47,6 +47,8 @@ type stubRegistry struct {
 	puts []openapi.ManagedPolicy
 	// deletes says of each deletion of a policy whether it went with its namespace.
 	deletes []bool
+	// status answers what a policy is; without it there is none.
+	status func() (openapi.PolicyStatus, error)
 
 	// putMirror and mirror answer for mirrors, mirrors is what was put.
 	putMirror func(openapi.ManagedMirror) (openapi.MirrorStatus, error)
@@ -68,6 +70,9 @@ func (r *stubRegistry) PutPolicy(_ context.Context, _, _ string, policy openapi.
 }
 
 func (r *stubRegistry) PolicyStatus(context.Context, string, string) (openapi.PolicyStatus, error) {
+	if r.status != nil {
+		return r.status()
+	}
 	return openapi.PolicyStatus{}, &registryclient.Error{Status: 404, Code: domain.CodeNotFound}
 }
 

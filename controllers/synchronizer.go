@@ -184,7 +184,11 @@ func (s *Synchronizer) present(ctx context.Context) ([]openapi.Manager, error) {
 	if err := s.Reader.List(ctx, &mirrors, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing mirrors: %w", err)
 	}
-	present := make([]openapi.Manager, 0, len(policies.Items)+len(mirrors.Items))
+	var readonly registryv1alpha1.ReadonlySuperuserList
+	if err := s.Reader.List(ctx, &readonly, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing readonly superusers: %w", err)
+	}
+	present := make([]openapi.Manager, 0, len(policies.Items)+len(mirrors.Items)+len(readonly.Items))
 	add := func(kind string, o client.Object) {
 		present = append(present, openapi.Manager{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())})
 	}
@@ -193,6 +197,9 @@ func (s *Synchronizer) present(ctx context.Context) ([]openapi.Manager, error) {
 	}
 	for i := range mirrors.Items {
 		add(mirrorKind, &mirrors.Items[i])
+	}
+	for i := range readonly.Items {
+		add(readonlyKind, &readonly.Items[i])
 	}
 	return present, nil
 }

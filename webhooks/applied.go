@@ -20,6 +20,7 @@ type stamper[T client.Object] struct{}
 var (
 	_ admission.Defaulter[*registryv1alpha1.ImmutabilityPolicy] = stamper[*registryv1alpha1.ImmutabilityPolicy]{}
 	_ admission.Defaulter[*registryv1alpha1.OrgMirror]          = stamper[*registryv1alpha1.OrgMirror]{}
+	_ admission.Defaulter[*registryv1alpha1.ReadonlySuperuser]  = stamper[*registryv1alpha1.ReadonlySuperuser]{}
 )
 
 // Default implements admission.Defaulter. What it does depends on nothing but the request, so it may be done again after

@@ -8,20 +8,17 @@ package webhooks
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
@@ -42,6 +39,8 @@ type Registry interface {
 	NoteRefusedChange(ctx context.Context, namespace, name string, change openapi.RefusedChange) error
 	// NoteOrgMirrorDeletionIntent tells who asks to delete a mirror.
 	NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
+	// NoteReadonlySuperuserDeletionIntent tells who asks to delete a readonly superuser.
+	NoteReadonlySuperuserDeletionIntent(ctx context.Context, name string, intent openapi.DeletionIntent) error
 }
 
 // immutabilityPolicyValidator admits or refuses policies by themselves, and warns by what it sees around them.
@@ -59,7 +58,7 @@ var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityP
 const scopeIndex = "scope"
 
 // +kubebuilder:webhook:path=/mutate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=true,failurePolicy=fail,reinvocationPolicy=IfNeeded,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=stamps.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
-// +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=NoneOnDryRun,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
+// +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=fail,sideEffects=None,timeoutSeconds=5,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=create;update,versions=v1alpha1,name=immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:webhook:path=/validate-registry-tidelock-dev-v1alpha1-immutabilitypolicy,mutating=false,failurePolicy=ignore,sideEffects=NoneOnDryRun,timeoutSeconds=2,groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=delete,versions=v1alpha1,name=deletions.immutabilitypolicies.registry.tidelock.dev,admissionReviewVersions=v1,serviceName=tidelock-webhook,serviceNamespace=tidelock-system
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
@@ -73,9 +72,11 @@ func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Reg
 	if err != nil {
 		return fmt.Errorf("indexing policies by scope: %w", err)
 	}
+	validator := &immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry, maxLock: cmp.Or(maxLock, registrypolicy.DefaultMaxLock), now: time.Now}
+	mgr.GetWebhookServer().Register(lockGuardPath, &webhook.Admission{Handler: &lockGuard{validator: validator, decoder: admission.NewDecoder(mgr.GetScheme())}})
 	return ctrl.NewWebhookManagedBy(mgr, &registryv1alpha1.ImmutabilityPolicy{}).
 		WithDefaulter(stamper[*registryv1alpha1.ImmutabilityPolicy]{}).
-		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry, maxLock: cmp.Or(maxLock, registrypolicy.DefaultMaxLock), now: time.Now}).
+		WithValidator(validator).
 		Complete()
 }
 
@@ -100,10 +101,7 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 	if !unchanged {
 		errs = append(errs, registryv1alpha1.ValidateImmutabilityPolicyUpdate(old, policy)...)
 		errs = append(errs, registryv1alpha1.ValidateLockEnd(policy, old.Spec.LockedUntil, v.now(), v.maxLock)...)
-		if weakens := registryv1alpha1.ValidateLock(old, policy, v.now()); len(weakens) > 0 {
-			v.noteRefused(ctx, old, openapi.RefusedChangeOperationUpdate, weakens.ToAggregate().Error())
-			errs = append(errs, weakens...)
-		}
+		errs = append(errs, registryv1alpha1.ValidateLock(old, policy, v.now())...)
 	}
 	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
@@ -118,45 +116,11 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 // namespace goes: it tells the registry who asks, since a deletion leaves no trace of that in the object. What is being
 // deleted already was asked for by somebody else.
 func (v *immutabilityPolicyValidator) ValidateDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
-	if policy.DeletionTimestamp.IsZero() && policy.Locked(v.now()) && !v.namespaceGoes(ctx, policy.Namespace) {
-		reason := fmt.Sprintf("the policy is locked until %s and cannot be deleted before that time", registryv1alpha1.LockEnd(policy))
-		v.noteRefused(ctx, policy, openapi.RefusedChangeOperationDelete, reason)
-		return nil, apierrors.NewForbidden(registryv1alpha1.GroupVersion.WithResource("immutabilitypolicies").GroupResource(), policy.Name, errors.New(reason))
+	if reason := v.undeletable(ctx, policy); reason != "" {
+		return nil, forbidden(policy, reason)
 	}
 	return nil, noteDeletion(ctx, policy, v.registry.NoteDeletionIntent)
 }
-
-// namespaceGoes reports whether a namespace is being deleted. Where that cannot be found out it is not: the namespace's
-// controller asks again.
-func (v *immutabilityPolicyValidator) namespaceGoes(ctx context.Context, name string) bool {
-	namespace := &metav1.PartialObjectMetadata{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := v.reader.Get(ctx, client.ObjectKey{Name: name}, namespace); err != nil {
-		log.FromContext(ctx).Error(err, "the policy's namespace could not be read")
-		return apierrors.IsNotFound(err)
-	}
-	return !namespace.DeletionTimestamp.IsZero()
-}
-
-// noteRefused tells the registry, at best effort, who was refused to weaken or delete a locked policy.
-func (v *immutabilityPolicyValidator) noteRefused(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy, operation openapi.RefusedChangeOperation, reason string) {
-	request, err := admission.RequestFromContext(ctx)
-	if err != nil || ptr.Deref(request.DryRun, false) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, registryBudget)
-	defer cancel()
-	err = v.registry.NoteRefusedChange(ctx, policy.Namespace, policy.Name, openapi.RefusedChange{
-		UID: string(policy.UID), User: request.UserInfo.Username, UserUID: request.UserInfo.UID,
-		Operation: operation, Reason: registryv1alpha1.Shorten(reason, maxRefusalReason),
-	})
-	if err != nil {
-		log.FromContext(ctx).Info("the registry could not be told who was refused to change a locked policy", "user", request.UserInfo.Username, "cause", err.Error())
-	}
-}
-
-// maxRefusalReason is the longest reason that the registry takes, in bytes.
-const maxRefusalReason = 1024
 
 func invalid(policy *registryv1alpha1.ImmutabilityPolicy, errs field.ErrorList) error {
 	return apierrors.NewInvalid(registryv1alpha1.GroupVersion.WithKind("ImmutabilityPolicy").GroupKind(), policy.Name, errs)

@@ -28,6 +28,7 @@ var _ = Describe("The webhook of ImmutabilityPolicy, of a policy that is locked,
 	var (
 		validator *immutabilityPolicyValidator
 		registry  *deletions
+		scheme    *runtime.Scheme
 		now       = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	)
 	lockedUntil := func(at time.Time) policyChange {
@@ -78,8 +79,20 @@ var _ = Describe("The webhook of ImmutabilityPolicy, of a policy that is locked,
 		return err
 	}
 
+	// guard asks the guard, as an update if there is a new object.
+	guard := func(dryRun bool, old, p *registryv1alpha1.ImmutabilityPolicy) admission.Response {
+		GinkgoHelper()
+		operation := admissionv1.Delete
+		if p != nil {
+			operation = admissionv1.Update
+		}
+		asked, err := admission.RequestFromContext(request(operation, dryRun, old, p))
+		Expect(err).NotTo(HaveOccurred())
+		return (&lockGuard{validator: validator, decoder: admission.NewDecoder(scheme)}).Handle(context.Background(), asked)
+	}
+
 	BeforeEach(func() {
-		scheme := runtime.NewScheme()
+		scheme = runtime.NewScheme()
 		Expect(registryv1alpha1.AddToScheme(scheme)).To(Succeed())
 		Expect(corev1.AddToScheme(scheme)).To(Succeed())
 		Expect(metav1.AddMetaToScheme(scheme)).To(Succeed())
@@ -92,17 +105,22 @@ var _ = Describe("The webhook of ImmutabilityPolicy, of a policy that is locked,
 	})
 
 	DescribeTable("refuses to weaken it, with the date, and tells the registry who tried, but not on a dry run:", func(weaken policyChange, field string) {
-		weaker := object(weaken)
-		err := update(false, object(), weaker)
+		err := update(false, object(), object(weaken))
 		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "error: %v", err)
 		Expect(err).To(MatchError(And(ContainSubstring("spec."+field), ContainSubstring("the policy is locked until 2026-11-29T12:00:00Z"))))
+		Expect(registry.noted).To(BeEmpty(), "that is the guard's to do, which is asked before")
+		refused := guard(false, object(), object(weaken))
+		Expect(refused.Allowed).To(BeFalse())
+		Expect(refused.Result.Reason).To(Equal(metav1.StatusReasonInvalid))
+		Expect(refused.Result.Message).To(And(ContainSubstring("spec."+field), ContainSubstring("the policy is locked until 2026-11-29T12:00:00Z")))
 		Expect(registry.noted).To(ConsistOf(And(HavePrefix("refused mallory to update policy team-a/releases: "), ContainSubstring(field), ContainSubstring("2026-11-29T12:00:00Z"))))
 
 		registry.noted = nil
-		Expect(update(true, object(), object(weaken))).NotTo(Succeed())
+		Expect(guard(true, object(), object(weaken)).Allowed).To(BeFalse())
 		Expect(registry.noted).To(BeEmpty())
 		passed := func(p *registryv1alpha1.ImmutabilityPolicy) { p.Status.LockExpired = p.Spec.LockedUntil }
 		Expect(update(false, object(passed), object(weaken))).To(Succeed(), "the operator has noted that the lock binds nobody")
+		Expect(guard(false, object(passed), object(weaken)).Allowed).To(BeTrue())
 		now = now.Add(25 * time.Hour)
 		defer func() { now = now.Add(-25 * time.Hour) }()
 		Expect(update(false, object(), object(weaken))).To(Succeed(), "the time has passed")
@@ -119,6 +137,7 @@ var _ = Describe("The webhook of ImmutabilityPolicy, of a policy that is locked,
 
 	DescribeTable("admits", func(old, change policyChange) {
 		Expect(update(false, object(old), object(change))).To(Succeed())
+		Expect(guard(false, object(old), object(change)).Allowed).To(BeTrue())
 		Expect(registry.noted).To(BeEmpty())
 	},
 		Entry("a later time", func(*registryv1alpha1.ImmutabilityPolicy) {}, lockedUntil(until.Add(time.Hour))),
@@ -136,8 +155,20 @@ var _ = Describe("The webhook of ImmutabilityPolicy, of a policy that is locked,
 			err := remove(dryRun, object())
 			Expect(apierrors.IsForbidden(err)).To(BeTrue(), "error: %v", err)
 			Expect(err).To(MatchError(ContainSubstring("the policy is locked until 2026-11-29T12:00:00Z and cannot be deleted before that time")))
+			refused := guard(dryRun, object(), nil)
+			Expect(refused.Allowed).To(BeFalse())
+			Expect(refused.Result.Reason).To(Equal(metav1.StatusReasonForbidden))
+			Expect(refused.Result.Message).To(ContainSubstring("cannot be deleted before that time"))
 		}
 		Expect(registry.noted).To(ConsistOf(HavePrefix("refused mallory to delete policy team-a/releases: the policy is locked until")))
+	})
+
+	It("is not asked to guard what goes anyway", func() {
+		Expect(guard(false, object(func(p *registryv1alpha1.ImmutabilityPolicy) { p.Namespace = "going" }), nil).Allowed).To(BeTrue())
+		deleted := func(p *registryv1alpha1.ImmutabilityPolicy) { p.DeletionTimestamp = ptr.To(metav1.NewTime(now)) }
+		Expect(guard(false, object(deleted), nil).Allowed).To(BeTrue())
+		Expect(guard(false, object(), object(deleted, func(p *registryv1alpha1.ImmutabilityPolicy) { p.Spec.TagPattern = "x" })).Allowed).To(BeTrue())
+		Expect(registry.noted).To(BeEmpty())
 	})
 
 	It("lets it go with its namespace, and where it is being deleted already", func() {

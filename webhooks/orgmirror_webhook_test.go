@@ -44,6 +44,11 @@ func (d *deletions) NoteOrgMirrorDeletionIntent(_ context.Context, namespace, na
 	return nil
 }
 
+func (d *deletions) NoteReadonlySuperuserDeletionIntent(_ context.Context, name string, intent openapi.DeletionIntent) error {
+	d.noted = append(d.noted, "readonly superuser "+name+" by "+intent.User)
+	return nil
+}
+
 var _ = Describe("The webhook of OrgMirror", func() {
 	var (
 		validator *orgMirrorValidator

@@ -1,4 +1,5 @@
-// Package v1alpha1 holds the Kubernetes API of Tidelock: what a platform team declares about image tags.
+// Package v1alpha1 holds the Kubernetes API of Tidelock: what a platform team declares about image tags,
+// mirrors and auditors.
 //
 // +kubebuilder:object:generate=true
 // +groupName=registry.tidelock.dev
@@ -15,7 +16,8 @@ var (
 	GroupVersion = schema.GroupVersion{Group: "registry.tidelock.dev", Version: "v1alpha1"}
 
 	schemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error {
-		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{}, &OrgMirror{}, &OrgMirrorList{})
+		scheme.AddKnownTypes(GroupVersion, &ImmutabilityPolicy{}, &ImmutabilityPolicyList{}, &OrgMirror{}, &OrgMirrorList{},
+			&ReadonlySuperuser{}, &ReadonlySuperuserList{})
 		metav1.AddToGroupVersion(scheme, GroupVersion)
 		return nil
 	})
@@ -43,6 +45,9 @@ const (
 	// first 256 printable characters count. Any text will do, a time is usual.
 	RequestedAtAnnotation = "registry.tidelock.dev/requestedAt"
 
+	// ReadonlySuperuserAnnotation on a Secret names the ReadonlySuperuser that the operator made it for.
+	ReadonlySuperuserAnnotation = "registry.tidelock.dev/readonlysuperuser"
+
 	// Finalizer holds a deleted object until the registry has accepted the deletion.
 	Finalizer = "registry.tidelock.dev/registry"
 )
@@ -61,7 +66,7 @@ const (
 	ConditionAuditLogConsistent = "AuditLogConsistent"
 )
 
-// Reasons of conditions. Those that name neither policies nor syncs are for all kinds.
+// Reasons of conditions. Those that name neither policies nor syncs nor access are for all kinds.
 const (
 	// ReasonEnforced (Ready=True): every tag that the policy covers is locked and has its evidence.
 	ReasonEnforced = "Enforced"
@@ -96,6 +101,19 @@ const (
 	// ReasonOrganizationMirrored (Ready=False, Stalled=True): the organization has another mirror.
 	ReasonOrganizationMirrored = "OrganizationMirrored"
 
+	// ReasonGranted (Ready=True): the subject reads everything and writes nothing.
+	ReasonGranted = "Granted"
+	// ReasonExpired (Ready=False): the access has ended at its time.
+	ReasonExpired = "Expired"
+	// ReasonSubjectNotFound (Ready=False, Reconciling=True): the registry has no user of that name. Whoever gets it has the
+	// access.
+	ReasonSubjectNotFound = "SubjectNotFound"
+	// ReasonSubjectConflict (Ready=False, Stalled=True): the registry has something else for the subject, as the message
+	// says: the grant of another object, the rights of a superuser, or a password where credentials are asked for.
+	ReasonSubjectConflict = "SubjectConflict"
+	// ReasonSecretConflict (Ready=False, Reconciling=True): the Secret for the credentials is there and is not the
+	// operator's. The access is granted; the operator looks again.
+	ReasonSecretConflict = "SecretConflict"
 	// ReasonRegistryUnavailable (Ready=Unknown, Reconciling=True): the registry does not answer, or not to this operator.
 	// What it stored before stays in force; the operator goes on trying.
 	ReasonRegistryUnavailable = "RegistryUnavailable"

@@ -12,11 +12,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,6 +50,7 @@ type operatorOptions struct {
 	identities  clusterOptions
 	kubeconfig  string
 	namespace   string
+	hosts       []string
 	workload    string
 	podName     string
 	runtimeDir  string
@@ -84,6 +87,7 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 	flags.StringVar(&o.registryCA, "registry-ca-file", "", "file with the CA of --registry-url, PEM; the system's without it")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "file that leads to the cluster; without it, the Pod's own, or that of KUBECONFIG")
 	flags.StringVar(&o.namespace, "namespace", "tidelock-system", "the operator's own namespace")
+	flags.StringSliceVar(&o.hosts, "registry-hosts", nil, "the registry's hosts, as host or host:port, as clients know it; credentials that the operator writes to Secrets are for these. The Service's name without it")
 	flags.StringVar(&o.workload, "workload", "StatefulSet/tidelock", "what runs the operator there; Events that are about no object are about this")
 	flags.StringVar(&o.podName, "pod-name", hostname, "the name under which this process reports Events")
 	flags.StringVar(&o.runtimeDir, "runtime-dir", "", "directory for what lives as long as the process: tokens and the webhook's certificate; a temporary one without it")
@@ -113,6 +117,8 @@ func (o *operatorOptions) validate() error {
 		return errors.New("--events-burst, --events-burst-rate and --events-rate must be above 0")
 	case o.checkpoints.Interval < 0:
 		return errors.New("--audit-publish-interval must not be below 0")
+	case slices.ContainsFunc(o.hosts, func(host string) bool { return host == "" || strings.ContainsAny(host, "/@ ") }):
+		return fmt.Errorf("--registry-hosts %q are not hosts such as registry.example.com:5000", o.hosts)
 	case strings.Count(o.workload, "/") != 1:
 		return fmt.Errorf("--workload %q is not kind/name", o.workload)
 	}
@@ -250,6 +256,13 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), registryv1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
+	user, err := whoAmI(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if len(o.hosts) == 0 {
+		o.hosts = []string{"tidelock-registry." + o.namespace + ".svc:5000"}
+	}
 	server := webhooks.NewServer(o.webhookHost, o.webhookPort, filepath.Join(o.runtimeDir, "webhook"))
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
@@ -268,7 +281,7 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	kind, name, _ := strings.Cut(o.workload, "/")
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Registry:  registryClient,
-		Namespace: o.namespace,
+		Namespace: o.namespace, User: user, RegistryHosts: o.hosts,
 		Workload:  corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: o.namespace, Name: name},
 		Instance:  cmp.Or(o.podName, "tidelock"),
 		EventPace: o.events, Checkpoints: o.checkpoints,
@@ -296,7 +309,23 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := webhooks.SetupOrgMirror(ctx, mgr, registryClient); err != nil {
 		return nil, err
 	}
+	if err := webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, o.namespace, user); err != nil {
+		return nil, err
+	}
 	return mgr, mgr.AddReadyzCheck("webhook", server.ReadyChecker(mgr, o.namespace))
+}
+
+// whoAmI asks the API server which user the operator is.
+func whoAmI(ctx context.Context, config *rest.Config) (string, error) {
+	c, err := client.New(config, client.Options{})
+	if err != nil {
+		return "", fmt.Errorf("making a client for the cluster: %w", err)
+	}
+	review := &authenticationv1.SelfSubjectReview{}
+	if err := c.Create(ctx, review); err != nil {
+		return "", fmt.Errorf("asking the API server who the operator is: %w", err)
+	}
+	return review.Status.UserInfo.Username, nil
 }
 
 func (o *operatorOptions) newClient(embedded *registry.Registry) (*registryclient.Client, error) {

@@ -41,7 +41,8 @@ func startInCluster(ctx context.Context, s settings, p *processes, password stri
 		if made, err = create(ctx, k, manifests+"\n---\n"+operatorNamespace); err != nil {
 			return err
 		}
-		_, err = k.run(ctx, "", "wait", "--for=condition=Established", "crd/immutabilitypolicies.registry.tidelock.dev", "crd/orgmirrors.registry.tidelock.dev", "--timeout=60s")
+		_, err = k.run(ctx, "", "wait", "--for=condition=Established", "crd/immutabilitypolicies.registry.tidelock.dev", "crd/orgmirrors.registry.tidelock.dev",
+			"crd/readonlysuperusers.registry.tidelock.dev", "--timeout=60s")
 		return err
 	})
 	if err != nil {
@@ -81,7 +82,7 @@ func create(ctx context.Context, k kubectl, manifests string) ([]string, error) 
 	return strings.Fields(out), err
 }
 
-// remove deletes all policies and mirrors, then the objects with the given names, the last one first.
+// remove deletes all policies, mirrors and readonly superusers, then the objects with the given names, the last one first.
 func remove(k kubectl, names []string) error {
 	// The context of the run is over by now.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -90,13 +91,13 @@ func remove(k kubectl, names []string) error {
 	var rest []string
 	for _, name := range names {
 		if strings.HasPrefix(name, "customresourcedefinition") {
-			for _, kind := range []string{"immutabilitypolicies", "orgmirrors"} {
+			for _, kind := range []string{"immutabilitypolicies", "orgmirrors", "readonlysuperusers"} {
 				// The CRD may not have been made yet.
 				_, err := k.run(ctx, "", "delete", kind, "--all", "--all-namespaces", "--timeout=60s")
 				errs = append(errs, err)
 			}
 		}
-		if !strings.HasPrefix(name, "immutabilitypolicy") && !strings.HasPrefix(name, "orgmirror") {
+		if !strings.HasPrefix(name, "immutabilitypolicy") && !strings.HasPrefix(name, "orgmirror") && !strings.HasPrefix(name, "readonlysuperuser") {
 			rest = append([]string{name}, rest...)
 		}
 	}

@@ -16,6 +16,8 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/onsi/gomega/gbytes"
 	"github.com/onsi/gomega/gexec"
+
+	"github.com/tidelock/tidelock/test/walkthrough"
 )
 
 const (
@@ -111,27 +113,27 @@ func (s *session) shell(exports []string, command string) (string, error) {
 
 var _ = Describe("README.md", func() {
 	It("tells what happens in the first five minutes", func() {
-		steps, err := readmeSteps(filepath.Join(root, "README.md"))
+		steps, err := walkthrough.Steps(filepath.Join(root, "README.md"), "First five minutes")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(len(steps)).To(BeNumerically(">", 10))
-		Expect(steps[0].command).To(Equal("make run"))
+		Expect(steps[0].Command).To(Equal("make run"))
 		s := newSession()
 		s.start()
-		Expect(normal(string(s.Out.Contents()))).To(MatchRegexp(steps[0].pattern()))
+		Expect(walkthrough.Normal(string(s.Out.Contents()))).To(MatchRegexp(steps[0].Pattern()))
 
 		var exports []string
 		for _, step := range steps[1:] {
-			By(step.command)
-			if strings.HasPrefix(step.command, "export ") {
-				exports = append(exports, step.command)
+			By(step.Command)
+			if strings.HasPrefix(step.Command, "export ") {
+				exports = append(exports, step.Command)
 				continue
 			}
 			try := func(g Gomega) {
-				out, err := s.shell(exports, step.command)
-				g.Expect(err != nil).To(Equal(step.refused), "%v: %s", err, out)
-				g.Expect(normal(out)).To(MatchRegexp(step.pattern()))
+				out, err := s.shell(exports, step.Command)
+				g.Expect(err != nil).To(Equal(step.Refused), "%v: %s", err, out)
+				g.Expect(walkthrough.Normal(out)).To(MatchRegexp(step.Pattern()))
 			}
-			if step.reading() {
+			if step.Reading() {
 				Eventually(try).WithTimeout(stepTimeout).WithPolling(time.Second).Should(Succeed())
 			} else {
 				try(Default)

@@ -103,6 +103,7 @@ func startOperator(ctx context.Context, s settings, p *processes, args ...string
 		"--leader-elect=false",
 		// The sample of a mirror copies from this registry.
 		"--mirror-allow-networks=127.0.0.1/32,::1/128",
+		"--registry-hosts=" + s.registry,
 	}, args...)...)
 	if err != nil {
 		return err

@@ -152,7 +152,8 @@ func (ch *change) fence(m domain.ManagedBy, rewound bool, present *domain.Manage
 //
 // By its name alone a namespace gets only an organization that is new, that is its own, or, in the first sync after
 // adopt-cluster, that nobody owns. Anything else needs the annotation, which admission guards; "*" never makes an owner,
-// and is enough only for what does not take an owner.
+// and is enough only for what does not take an owner. An owner that comes without the annotation that made it one has given
+// the organization up.
 func (ch *change) claim(name string, by Claim, withoutOwner bool) (domain.Organization, error) {
 	namespace := by.Namespace
 	byName := name == namespace.Namespace
@@ -168,8 +169,16 @@ func (ch *change) claim(name string, by Claim, withoutOwner bool) (domain.Organi
 		}
 		return o, notOwned(name, namespace, domain.Owner{})
 	}
-	if err != nil || o.Owner == namespace {
+	if err != nil || o.Owner == namespace && (byName || annotated) {
 		return o, err
+	}
+	if o.Owner == namespace {
+		metadata := audit.Metadata{"previous_owner_namespace": namespace.Namespace, "previous_owner_uid": namespace.UID}
+		ch.log(audit.KindOrgOwner, subject{organization: name}, metadata)
+		o.Owner = domain.Owner{}
+		if err := ch.SetOrganizationOwner(o.ID, o.Owner); err != nil {
+			return o, err
+		}
 	}
 	if byName && o.Owner.Namespace == "" && !annotated {
 		installation, err := ch.Installation()

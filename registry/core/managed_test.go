@@ -366,6 +366,38 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 			Expect(h.entries(audit.KindOrgOwner)[0].Metadata).To(And(HaveKeyWithValue("owner_namespace", "other"), HaveKeyWithValue("previous_owner_namespace", "team-a")))
 		})
 
+		It("by annotation: as long as there is one, and then it is free for another", func() {
+			org := func(m *core.ManagedPolicy) { m.Scope.Organization = "team-a-mirror" }
+			mustPut(changed(managed("u1", 1), claim("team-a", "ns-a", "team-a-mirror"), org))
+			e := refused(changed(managed("u1", 1), claim("team-a", "ns-a"), org))
+			Expect(e.Message).To(ContainSubstring("annotate the namespace with registry.tidelock.dev/organizations: team-a-mirror"))
+			Expect(e.Owner).To(BeNil())
+			refused(changed(managed("u1", 1), claim("team-a", "ns-a"), org))
+			Expect(metadataOf(h.entries(audit.KindOrgOwner), "previous_owner_namespace")).To(Equal([]any{"team-a"}), "said once")
+			o, err := h.Organization(ctx, "team-a-mirror")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(o.Owner).To(Equal(domain.Owner{}))
+
+			mustPut(changed(managed("u1", 1), claim("other", "ns-o", "team-a-mirror"), org))
+			refused(changed(managed("u1", 1), claim("team-a", "ns-a", "team-a-mirror"), org))
+			Expect(metadataOf(h.entries(audit.KindUpdatePolicy), "lost")).To(Equal([]any{true}))
+		})
+
+		It("by its own name: also without an annotation that it had", func() {
+			mustPut(changed(managed("u1", 1), claim("team-a", namespaceA.UID, "team-a")))
+			mustPut(changed(managed("u1", 1), claim("team-a", namespaceA.UID)))
+			Expect(owner()).To(Equal(namespaceA))
+		})
+
+		It("by *: policies go on where an owner has given the organization up for it", func() {
+			org := func(m *core.ManagedPolicy) { m.Scope.Organization = "team-a-mirror" }
+			mustPut(changed(managed("u1", 1), claim("team-a", "ns-a", "team-a-mirror"), org))
+			mustPut(changed(managed("u1", 1), claim("team-a", "ns-a", "*"), org))
+			o, err := h.Organization(ctx, "team-a-mirror")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(o.Owner).To(Equal(domain.Owner{}))
+		})
+
 		It("by *: policies, never ownership", func() {
 			mustPut(managed("u1", 1))
 			mustPut(changed(managed("u1", 1), claim("platform", "ns-p", "*")))

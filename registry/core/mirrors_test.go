@@ -554,6 +554,26 @@ var _ = eachEngineWithKey("A mirror that a Kubernetes object manages", func(h *h
 		h.mustClaim()
 	})
 
+	It("whose namespace has its organization by annotation syncs as long as there is one", func() {
+		claiming := func(organizations ...string) func(*core.ManagedMirror) {
+			return func(m *core.ManagedMirror) { m.Organization, m.Claim.Organizations = "team-b", organizations }
+		}
+		_, err := put(managedMirror("u1", 1, claiming("team-b")))
+		Expect(err).NotTo(HaveOccurred())
+		for _, without := range [][]string{nil, {"*"}} {
+			_, err := put(managedMirror("u1", 1, claiming(without...)))
+			Expect(err).To(haveCode(domain.CodeOrganizationNotOwned))
+			m, err := h.Mirror(ctx, "team-b")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(m.Lost).To(BeTrue())
+		}
+		_, err = put(managedMirror("u1", 1, claiming("team-b")))
+		Expect(err).NotTo(HaveOccurred())
+		m, err := h.Mirror(ctx, "team-b")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.Lost).To(BeFalse())
+	})
+
 	It("that lost its organization gives way to one of the new owner, and to the REST API", func() {
 		m := mustPut(managedMirror("u1", 1))
 		_, err := put(managedMirror("u1", 1, withdrawn))

@@ -204,7 +204,8 @@ type Claim struct {
 	Namespace domain.Owner
 	// Organizations are the names that the namespace's annotation claims; "*" permits policies but no ownership.
 	Organizations []string
-	// Gone is an owner whose namespace was looked up, uncached, and does not exist any more.
+	// Gone is an owner whose namespace was looked up, uncached, and does not exist any more, or claims the organization no
+	// more.
 	Gone *domain.Owner
 }
 

@@ -435,7 +435,8 @@ type Applied struct {
 	UserUID string `json:"userUID,omitempty"`
 }
 
-// Claim The ground on which the object's namespace manages the organization.
+// Claim The ground on which the object's namespace manages the organization. `gone` is the owner so far, if an uncached read of
+// the API server found that its namespace is gone, or claims the organization no more.
 type Claim struct {
 	// Gone The Kubernetes namespace that owns an organization.
 	Gone *Owner `json:"gone,omitempty"`
@@ -735,7 +736,8 @@ type ManagedMirror struct {
 	// somebody else; the entry says `unknown` then, and where there is no stamp.
 	Applied *Applied `json:"applied,omitempty"`
 
-	// Claim The ground on which the object's namespace manages the organization.
+	// Claim The ground on which the object's namespace manages the organization. `gone` is the owner so far, if an uncached read of
+	// the API server found that its namespace is gone, or claims the organization no more.
 	Claim Claim `json:"claim"`
 
 	// Cluster The UID of the cluster's namespace kube-system.
@@ -766,7 +768,8 @@ type ManagedPolicy struct {
 	// somebody else; the entry says `unknown` then, and where there is no stamp.
 	Applied *Applied `json:"applied,omitempty"`
 
-	// Claim The ground on which the object's namespace manages the organization.
+	// Claim The ground on which the object's namespace manages the organization. `gone` is the owner so far, if an uncached read of
+	// the API server found that its namespace is gone, or claims the organization no more.
 	Claim Claim `json:"claim"`
 
 	// Cluster The UID of the cluster's namespace kube-system.

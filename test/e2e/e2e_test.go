@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+
+	"github.com/tidelock/tidelock/test/walkthrough"
 )
 
 func TestE2E(t *testing.T) {
@@ -66,6 +69,21 @@ func path(parts ...string) string {
 	root, err := filepath.Abs("../..")
 	Expect(err).NotTo(HaveOccurred())
 	return filepath.Join(append([]string{root}, parts...)...)
+}
+
+// podmanIn are the settings of a podman that keeps everything in a folder and reaches a registry over plain HTTP.
+func podmanIn(dir, registry string) []string {
+	GinkgoHelper()
+	write := func(name, content string) string {
+		file := filepath.Join(dir, name)
+		Expect(os.WriteFile(file, []byte(content), 0o600)).To(Succeed())
+		return file
+	}
+	return []string{
+		"CONTAINERS_STORAGE_CONF=" + write("storage.conf", fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(dir, "store"), filepath.Join(dir, "run"))),
+		"CONTAINERS_REGISTRIES_CONF=" + write("registries.conf", fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", registry)),
+		"REGISTRY_AUTH_FILE=" + write("auth.json", "{}"),
+	}
 }
 
 var _ = Describe("Tidelock on a real node", Ordered, func() {
@@ -161,6 +179,32 @@ var _ = Describe("Tidelock on a real node", Ordered, func() {
 		r, err := try("", "crane", "copy", "--insecure", image("pause:v1.0.0"), registry+"/mirrors/pause:mine")
 		Expect(err).To(HaveOccurred())
 		Expect(r.stderr).To(And(ContainSubstring("DENIED"), ContainSubstring("mirrors/base")))
+	})
+
+	It("lets an auditor read everything and write nothing, as docs/auditor.md tells", func() {
+		steps, err := walkthrough.Steps(path("docs", "auditor.md"), "")
+		Expect(err).NotTo(HaveOccurred())
+		// The sample's mirror gets the upstream that there is here, and the sample of the same subject would be in the way.
+		kubectl("-n", "team-a", "create", "secret", "generic", "team-a-upstream", "--type=kubernetes.io/basic-auth", "--from-literal=username=admin", "--from-literal=password="+upstreamPassword)
+		kubectl("-n", "team-a", "patch", "orgmir/releases", "--type=merge", "-p", `{"spec":{"source":{"url":"http://registry.upstream.svc.cluster.local:5000","namespace":"base"}}}`)
+		kubectl("-n", "team-a", "wait", "--for=condition=Ready", "orgmir/releases", "--timeout", patience.String())
+		kubectl("delete", "rosu", "auditor", "--ignore-not-found")
+		run("crane", "copy", "--insecure", image("pause:v1.0.0"), image("app:v1.0.0"))
+		dir := GinkgoT().TempDir()
+		settings := append([]string{"REGISTRY=" + registry, "REGISTRY_URL=http://" + registry, "PATH=" + os.Getenv("TIDELOCK_BIN") + ":$PATH"}, podmanIn(dir, registry)...)
+		for _, step := range steps {
+			By(step.Command)
+			do := func(g Gomega) {
+				r, err := try("", "bash", "-c", "cd "+dir+" && export "+strings.Join(settings, " ")+" && exec 2>&1\n"+step.Command)
+				g.Expect(err != nil).To(Equal(step.Refused), "%v: %s%s", err, r.stdout, r.stderr)
+				g.Expect(walkthrough.Normal(r.stdout)).To(MatchRegexp(step.Pattern()))
+			}
+			if step.Reading() {
+				Eventually(do).WithTimeout(patience).WithPolling(polling).Should(Succeed())
+			} else {
+				do(Default)
+			}
+		}
 	})
 
 	It("keeps everything when its Pod is replaced", func() {

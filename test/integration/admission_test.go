@@ -111,6 +111,7 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
 		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, 0)).To(Succeed())
 		Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
+		Expect(webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, operatorNamespace, operatorUser)).To(Succeed())
 		stopOperator = inBackground(mgr.Start)
 		DeferCleanup(removeObjects)
 		DeferCleanup(func() { stopOperator() })

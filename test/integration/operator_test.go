@@ -125,7 +125,7 @@ func newRegistryClient(r *testRegistry) *registryclient.Client {
 func setUpControllers(ctx context.Context, mgr ctrl.Manager, registry controllers.Registry, change ...func(*controllers.Options)) {
 	GinkgoHelper()
 	options := controllers.Options{
-		Registry: registry, Namespace: operatorNamespace, Instance: "test",
+		Registry: registry, Namespace: operatorNamespace, User: operatorUser, RegistryHosts: []string{"registry.example.com"}, Instance: "test",
 		Workload: corev1.ObjectReference{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: operatorNamespace, Name: "tidelock"},
 	}
 	for _, f := range change {
@@ -152,7 +152,7 @@ func runOperator(ctx context.Context, r *testRegistry, mgr ctrl.Manager, change 
 	return stop
 }
 
-// removeObjects removes all policies and mirrors with nobody there to see them off.
+// removeObjects removes all policies, mirrors and readonly superusers with nobody there to see them off.
 func removeObjects(ctx context.Context) {
 	GinkgoHelper()
 	var policies registryv1alpha1.ImmutabilityPolicyList
@@ -168,6 +168,19 @@ func removeObjects(ctx context.Context) {
 		removeFinalizers(ctx, &mirrors.Items[i])
 		Expect(client.IgnoreNotFound(admin.Delete(ctx, &mirrors.Items[i]))).To(Succeed())
 	}
+	removeReadonly(ctx)
+}
+
+// removeReadonly removes all readonly superusers, and the Secrets that were made for them: no API server alone does.
+func removeReadonly(ctx context.Context) {
+	GinkgoHelper()
+	var all registryv1alpha1.ReadonlySuperuserList
+	Expect(admin.List(ctx, &all)).To(Succeed())
+	for i := range all.Items {
+		removeFinalizers(ctx, &all.Items[i])
+		Expect(client.IgnoreNotFound(admin.Delete(ctx, &all.Items[i]))).To(Succeed())
+	}
+	Expect(admin.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(operatorNamespace), client.MatchingLabels{"app.kubernetes.io/managed-by": "tidelock"})).To(Succeed())
 }
 
 // unlock notes, as the operator does, that the lock of a policy binds nobody any more.

@@ -23,11 +23,16 @@ type answer struct {
 
 // call calls the registry as the account admin.
 func (r *testRegistry) call(ctx context.Context, method, path, contentType string, body []byte) (answer, error) {
+	return r.callAs(ctx, "admin", adminPassword, method, path, contentType, body)
+}
+
+// callAs calls the registry as somebody.
+func (r *testRegistry) callAs(ctx context.Context, user, password, method, path, contentType string, body []byte) (answer, error) {
 	request, err := http.NewRequestWithContext(ctx, method, r.url+path, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
-	request.SetBasicAuth("admin", adminPassword)
+	request.SetBasicAuth(user, password)
 	if contentType != "" {
 		request.Header.Set("Content-Type", contentType)
 	}
