@@ -105,12 +105,18 @@ var _ = Describe("A ReadonlySuperuser", Ordered, ContinueOnFailure, func() {
 	BeforeAll(func(ctx context.Context) {
 		registry = startRegistry()
 		start = func(ctx context.Context) {
-			stop = startOperator(ctx, registry, func(o *controllers.Options) {
+			mgr := newManager()
+			setUpControllers(ctx, mgr, newRegistryClient(registry), func(o *controllers.Options) {
 				o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 				o.RegistryHosts = []string{strings.TrimPrefix(registry.url, "http://")}
 			})
+			stop = inBackground(mgr.Start)
 		}
 		start(ctx)
+		DeferCleanup(func(ctx context.Context) { // one test starts another
+			stop()
+			removeObjects(ctx)
+		})
 		app = newTeam(ctx) + "/app"
 		registry.prepare(ctx, app)
 		registry.push(ctx, app, "v1")
