@@ -33,7 +33,7 @@ CERTIFICATES ?= /etc/ssl/certs/ca-certificates.crt
 
 # test/e2e needs a node and is run by `make e2e` alone.
 TEST_PACKAGES = $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
-TEST_TIMEOUT ?= 40m
+TEST_TIMEOUT ?= 60m
 # SQLite is C translated to Go, which the race detector makes ten times slower and in which it has nothing to find.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false
 SOAK_TIMEOUT ?= 6h

@@ -129,11 +129,11 @@ var _ = eachEngine("Refusals", func(h *harness) {
 			_, err := h.pushContent(app, fmt.Sprintf("v1.%d", i), `{"same":true}`)
 			Expect(err).NotTo(HaveOccurred())
 		}
-		at, closed := flood(10_000, audit.KindDeleteTagFailed, func(i int) {
+		at, closed := flood(2_000, audit.KindDeleteTagFailed, func(i int) {
 			mallory := domain.Caller{Name: "mallory", Kind: domain.CallerRobot, Address: fmt.Sprintf("192.0.%d.%d", i/250, i%250), TokenID: fmt.Sprint("token", i)}
 			Expect(h.DeleteTag(ctx, mallory, app, fmt.Sprintf("v1.%d", i%150))).To(haveCode(domain.CodeTagImmutable))
 		})
-		AddReportEntry("entries of 10,000 refused deletes in a minute", fmt.Sprintf("%d, and %d when the windows are closed", at, closed))
+		AddReportEntry("entries of 2,000 refused deletes in a minute", fmt.Sprintf("%d, and %d when the windows are closed", at, closed))
 		Expect(at).To(Equal(101), "100 windows, and one for the repository")
 		Expect(closed).To(BeNumerically("<=", 202))
 	})

@@ -205,7 +205,7 @@ type harness struct {
 
 func (h *harness) start() {
 	h.dir, h.clock, h.n = GinkgoT().TempDir(), &clock{now: time.Date(2026, 3, 6, 10, 0, 0, 0, time.UTC)}, 0
-	h.options, h.gate = core.Options{ExpirationPoll: 5 * time.Millisecond}, newGate()
+	h.options, h.gate = core.Options{ExpirationPoll: 20 * time.Millisecond}, newGate()
 	h.run()
 }
 

@@ -3,7 +3,6 @@ package mirror
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -206,19 +205,52 @@ func (n *namespace) push(repository string, o object, tags ...string) {
 	}
 }
 
-// change gives one of a hundred tags, one at least, another image, and returns how many.
-func (n *namespace) change() (changed int) {
-	names := slices.Sorted(maps.Keys(n.tags))
-	for i, name := range names {
-		repository, tag, _ := strings.Cut(name, ":")
-		if strings.HasPrefix(tag, "v") && i%100 == 0 {
-			o := n.image("amd64")
-			n.tags[name] = o
-			n.push(repository, o, tag)
-			changed++
+// some are the names of one of so many tags that are no signatures, beginning with a certain one.
+func (n *namespace) some(every, from int) (names []string) {
+	for name := range n.tags {
+		if strings.Contains(name, ":v") {
+			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
+	var chosen []string
+	for i := from; i < len(names); i += every {
+		chosen = append(chosen, names[i])
+	}
+	return chosen
+}
+
+// change gives one of so many tags another image, and returns how many.
+func (n *namespace) change(every int) (changed int) {
+	for _, name := range n.some(every, 0) {
+		repository, tag, _ := strings.Cut(name, ":")
+		o := n.image("amd64")
+		n.tags[name] = o
+		n.push(repository, o, tag)
+		changed++
+	}
 	return changed
+}
+
+// vanish removes one of so many tags, and returns which.
+func (n *namespace) vanish(every int) (removed []string) {
+	for _, name := range n.some(every, every/2) {
+		repository, tag, _ := strings.Cut(name, ":")
+		n.p.must(http.StatusAccepted, http.MethodDelete, "/v2/"+there+"/"+repository+"/manifests/"+tag, "", nil)
+		delete(n.tags, name)
+		removed = append(removed, name)
+	}
+	return removed
+}
+
+// standing is what a tag of the mirror, "repository:tag", points to; empty if there is no such tag.
+func (p *process) standing(name string) digest.Digest {
+	p.t.Helper()
+	repository, tag, _ := strings.Cut(name, ":")
+	status, header, _, err := p.send(http.MethodHead, "/v2/"+here+"/"+repository+"/manifests/"+tag, "", nil)
+	p.g.Expect(err).NotTo(HaveOccurred())
+	p.g.Expect(status).To(Or(Equal(http.StatusOK), Equal(http.StatusNotFound)))
+	return digest.Digest(header.Get("Docker-Content-Digest"))
 }
 
 // expect checks that a registry has all of it, byte for byte by digest and by tag.

@@ -2,14 +2,18 @@ package mirror
 
 import (
 	"fmt"
+	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
 )
 
 // size is how many repositories there are, and how many tags each has.
@@ -41,7 +45,7 @@ func TestAWholeNamespace(t *testing.T) {
 			n.fill(repositories, tags)
 			f := newFront(t, upstream)
 			p := newTidelock(t)
-			p.createMirror(u.kind, f.URL, upstream, nil)
+			p.createMirror(u.kind, f.URL, upstream, map[string]any{"prune": "Vanished"})
 
 			t.Log("the first sync")
 			start := time.Now()
@@ -83,7 +87,7 @@ func TestAWholeNamespace(t *testing.T) {
 			g.Expect(others).To(BeNumerically("<=", 3*repositories+10), "a list and a token for each repository, and little else")
 
 			t.Log("one of a hundred tags changed, and the upstream is killed and started again on the way")
-			changed := n.change()
+			changed := n.change(100)
 			f.slow(5 * time.Millisecond)
 			f.forget()
 			p.syncNow()
@@ -94,8 +98,67 @@ func TestAWholeNamespace(t *testing.T) {
 			g.Expect(third.State).To(BeEquivalentTo("succeeded"), fmt.Sprint(third.Message, third.Failures))
 			g.Expect(third.Progress.Tags.Copied).To(BeEquivalentTo(changed))
 			n.expect(p)
+
+			t.Log("a policy comes while changes are mirrored")
+			underPolicy(g, p, n, f)
 			g.Expect(p.logged(password)).To(BeZero())
 		})
+	}
+}
+
+// underPolicy changes and removes tags of the upstream, and stores a policy while that is mirrored. What was not done by
+// then is not done any more: no locked tag is overwritten or pruned, and each conflict is reported.
+func underPolicy(g *WithT, p *process, n *namespace, f *front) {
+	changed, vanished := n.change(8), n.vanish(8)
+	f.slow(10 * time.Millisecond)
+	f.forget()
+	p.syncNow()
+	g.Eventually(func() int { return len(f.seen("/(tags|tag)/")) }).WithTimeout(time.Minute).Should(BeNumerically(">", len(n.repositories)/2))
+	p.must(http.StatusCreated, http.MethodPost, "/api/v1/organization/"+here+"/immutabilitypolicy/", "application/json", []byte(`{"tagPattern": "v1\\..*"}`))
+	f.slow(0)
+	differing := func() (names []string) {
+		for name, o := range n.tags {
+			if p.standing(name) != o.digest() {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	kept := func() (names []string) {
+		for _, name := range vanished {
+			if p.standing(name) != "" {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+
+	sync := p.await(4)
+	g.Expect(sync.State).To(BeEquivalentTo("succeeded"), fmt.Sprint(sync.Message, sync.Failures))
+	left := differing()
+	p.t.Logf("%d tags changed, of which the policy kept %d; %d vanished, of which it kept %d", changed, len(left), len(vanished), len(kept()))
+	g.Expect(sync.Progress.Tags.Copied).To(BeEquivalentTo(changed - len(left)))
+	g.Expect(sync.Progress.Tags.Conflicts).To(BeEquivalentTo(len(left)))
+	g.Expect(sync.Progress.Tags.Pruned).To(BeEquivalentTo(len(vanished) - len(kept())))
+
+	n.change(8)
+	vanished = append(kept(), n.vanish(8)...)
+	standing := map[string]digest.Digest{}
+	for _, name := range slices.Concat(vanished, slices.Collect(maps.Keys(n.tags))) {
+		standing[name] = p.standing(name)
+	}
+	p.syncNow()
+	sync = p.await(5)
+	g.Expect(sync.State).To(BeEquivalentTo("succeeded"), fmt.Sprint(sync.Message, sync.Failures))
+	g.Expect(sync.Progress.Tags).To(And(HaveField("Copied", BeZero()), HaveField("Pruned", BeZero()), HaveField("Conflicts", BeEquivalentTo(len(differing())))))
+	g.Expect(sync.Conflicts).NotTo(BeEmpty())
+	for _, c := range sync.Conflicts {
+		name := c.Repository + ":" + c.Tag
+		g.Expect(digest.Digest(c.Standing)).To(Equal(standing[name]))
+		g.Expect(digest.Digest(c.Upstream)).To(Equal(n.tags[name].digest()))
+	}
+	for name, d := range standing {
+		g.Expect(p.standing(name)).To(Equal(d), name)
 	}
 }
 

@@ -148,7 +148,7 @@ func (s *Server) Start() error {
 	// Durability against a crash of the machine is not what tests look at, and costs them much time.
 	s.keeper = s.command("/bin/sh", "-c", keep, "keep", s.directory, filepath.Join(s.binaries, "postgres"), "-D", s.data(), "-k", s.directory,
 		"-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=400", "-c", "shared_buffers=64MB",
-		"-c", "autovacuum_naptime=5s", "-c", "deadlock_timeout=200ms")
+		"-c", "deadlock_timeout=200ms")
 	var err error
 	if s.stdin, err = s.keeper.StdinPipe(); err != nil {
 		return err
