@@ -120,7 +120,7 @@ generate: ## Generate Go code: deep copies, and types and client of the manageme
 .PHONY: manifests
 manifests: ## Generate CRDs, roles and webhook configurations into config/.
 	@hack/tools/build.sh controller-gen
-	@$(BIN)/tools/controller-gen crd rbac:roleName=tidelock webhook paths=./api/... paths=./controllers/... paths=./webhooks/... \
+	@$(BIN)/tools/controller-gen crd rbac:roleName=tidelock webhook paths=./api/... paths=./controllers/... paths=./webhooks/... paths=./kubeauth/... \
 	  output:crd:dir=config/crd/bases output:rbac:dir=config/rbac output:webhook:dir=config/webhook
 
 .PHONY: verify

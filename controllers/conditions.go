@@ -70,7 +70,11 @@ func (c conditions) failed(ctx context.Context, err error, settled func()) (reco
 		ctrl.LoggerFrom(ctx).Info("the object is stalled", "reason", stalled.reason, "message", stalled.message)
 		settled()
 		c.set(metav1.ConditionFalse, registryv1alpha1.ConditionStalled, stalled.reason, stalled.message)
-		return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
+		next := jitter(putInterval)
+		if !stalled.until.IsZero() {
+			next = min(next, untilPassed(stalled.until))
+		}
+		return reconcile.Result{RequeueAfter: next}, nil
 	case errors.As(err, &waiting):
 		if waiting.reason != "" {
 			settled()

@@ -15,9 +15,16 @@ import (
 // An error of a phase has one of three classes. Any other error is transient and tried again with growing pauses, and so
 // is an unavailableError, which a condition tells of besides.
 
-// stalledError means that nothing changes until somebody acts.
+// stalledError means that nothing changes until somebody acts, or until a time if there is one.
 type stalledError struct {
 	reason, message string
+	until           time.Time
+}
+
+// isStalled tells whether an error is a stalledError with that reason.
+func isStalled(err error, reason string) bool {
+	var stalled *stalledError
+	return errors.As(err, &stalled) && stalled.reason == reason
 }
 
 func (e *stalledError) Error() string { return e.message }
@@ -96,6 +103,8 @@ func (r refused) refusal(err error) error {
 			message += "; " + r.lost
 		}
 		return &stalledError{reason: registryv1alpha1.ReasonOrganizationNotOwned, message: message}
+	case registryclient.IsPolicyLocked(err):
+		return &stalledError{reason: registryv1alpha1.ReasonPolicyLocked, message: e.Message, until: e.LockedUntil}
 	case registryclient.IsOtherCluster(err):
 		return &stalledError{reason: registryv1alpha1.ReasonOtherCluster, message: e.Message}
 	case registryclient.IsInvalid(err):

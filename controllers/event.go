@@ -44,6 +44,10 @@ const (
 	EventPushRefused = "PushRefused"
 	// EventDeleteRefused: a deletion would have removed a locked tag, or the image of one.
 	EventDeleteRefused = "DeleteRefused"
+	// EventPolicyChangeRefused: somebody would have weakened or deleted a policy that is locked.
+	EventPolicyChangeRefused = "PolicyChangeRefused"
+	// EventPolicyUnlocked: somebody broke the lock of a policy.
+	EventPolicyUnlocked = "PolicyUnlocked"
 	// EventSyncSucceeded: a sync of a mirror ended with all that is selected.
 	EventSyncSucceeded = "SyncSucceeded"
 	// EventSyncFailed: a sync of a mirror ended without all.
@@ -59,8 +63,10 @@ const (
 )
 
 // becomesEvent tells whether an entry of the audit log is one Kubernetes Event: each tag that a policy locks, releases or
-// refuses to change, or in place of the first two the summary of the sweep, the end of each sync of a mirror, and each change
-// of a readonly superuser's access. Counted repeats of a refusal are not: their first is. The entry alone decides, so the answer is the same whenever and by whom it is read.
+// refuses to change, or in place of the first two the summary of the sweep, each refused change of a policy that is locked
+// and each lock that was broken, the end of each sync of a mirror, and each change of a readonly superuser's access. Counted
+// repeats of a refusal are not: their first is. The entry alone decides, so the answer is the same whenever and by whom it
+// is read.
 func becomesEvent(entry openapi.LogEntry) bool {
 	switch kind := audit.Kind(entry.Kind); kind {
 	case audit.KindTagCreatedImmutable:
@@ -69,7 +75,8 @@ func becomesEvent(entry openapi.LogEntry) bool {
 		return text(entry, "trigger") == audit.TriggerPolicy && !summarised(entry)
 	case audit.KindApplyPolicy:
 		return summarised(entry)
-	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed, audit.KindGrantReadonly, audit.KindRevokeReadonly, audit.KindExpireReadonly:
+	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed, audit.KindUnlockPolicy,
+		audit.KindGrantReadonly, audit.KindRevokeReadonly, audit.KindExpireReadonly:
 		return true
 	case audit.KindChangeReadonly:
 		_, changed := entry.Metadata["previous_access"] // else only the object did
@@ -150,6 +157,15 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 		tellSummary(event, entry)
 	case audit.KindOrgMirrorSuccess, audit.KindOrgMirrorFailed:
 		tellSync(event, entry)
+	case audit.KindUpdatePolicyFailed, audit.KindDeletePolicyFailed:
+		event.Type, event.Reason, event.Action = corev1.EventTypeWarning, EventPolicyChangeRefused, "Update"
+		if audit.Kind(entry.Kind) == audit.KindDeletePolicyFailed {
+			event.Action = "Delete"
+		}
+		event.Note = fmt.Sprintf("refused %s to %s policy %s of %s: %s", applicant(entry), text(entry, "operation"), entry.Policy, tag, text(entry, "reason"))
+	case audit.KindUnlockPolicy:
+		event.Type, event.Reason, event.Action = corev1.EventTypeWarning, EventPolicyUnlocked, "Unlock"
+		event.Note = fmt.Sprintf("the lock of policy %s of %s until %s was broken: %s", entry.Policy, tag, text(entry, "locked_until"), text(entry, "reason"))
 	case audit.KindGrantReadonly, audit.KindChangeReadonly, audit.KindRevokeReadonly, audit.KindExpireReadonly:
 		tellAccess(event, entry)
 	default:
@@ -163,6 +179,14 @@ func tell(event *eventsv1.Event, entry openapi.LogEntry) {
 			event.Note += "; attempted " + attempted
 		}
 	}
+}
+
+// applicant names who made a change: the Kubernetes user that the operator speaks for, or the registry's own caller.
+func applicant(entry openapi.LogEntry) string {
+	if user := text(entry, "applied_by"); user != "" {
+		return "Kubernetes user " + user
+	}
+	return fmt.Sprintf("%s %s", entry.Performer.Kind, entry.Performer.Name)
 }
 
 // tellSummary says what a sweep did.

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -43,7 +44,7 @@ const (
 type PolicyRegistry interface {
 	PutPolicy(ctx context.Context, namespace, name string, policy openapi.ManagedPolicy) (openapi.PolicyStatus, error)
 	PolicyStatus(ctx context.Context, namespace, name string) (openapi.PolicyStatus, error)
-	DeletePolicy(ctx context.Context, namespace, name, cluster, uid string) error
+	DeletePolicy(ctx context.Context, namespace, name, cluster, uid string, namespaceGoes bool) error
 }
 
 // ImmutabilityPolicyReconciler makes the registry's policies what the ImmutabilityPolicies of the cluster declare.
@@ -134,6 +135,10 @@ func (r *ImmutabilityPolicyReconciler) Reconcile(ctx context.Context, request re
 	} else {
 		err = r.reconcileDelete(ctx, policy)
 	}
+	if isStalled(err, registryv1alpha1.ReasonInvalidSpec) {
+		// What is not in force locks nothing. A lock that is in force the registry holds itself.
+		policy.Status.LockExpired = policy.Spec.LockedUntil
+	}
 	result, err = r.finish(ctx, policy, err)
 	if policy.Status.ObservedGeneration == policy.Generation {
 		r.Evidence(&policy.Status.Conditions, policy.Generation)
@@ -159,10 +164,26 @@ func (r *ImmutabilityPolicyReconciler) reconcileNormal(ctx context.Context, poli
 
 // reconcileDelete waits for nothing but the registry's word that it will delete the policy.
 func (r *ImmutabilityPolicyReconciler) reconcileDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) error {
-	if err := r.Registry.DeletePolicy(ctx, policy.Namespace, policy.Name, r.Cluster, string(policy.UID)); err != nil {
+	namespaceGoes, err := r.namespaceGoes(ctx, policy)
+	if err != nil {
+		return err
+	}
+	if err := r.Registry.DeletePolicy(ctx, policy.Namespace, policy.Name, r.Cluster, string(policy.UID), namespaceGoes); err != nil {
 		return refusedPolicy(policy).refusal(err)
 	}
 	return removeFinalizer(ctx, r.Client, policy)
+}
+
+// namespaceGoes reports whether the policy is deleted because its namespace is, in which nobody can hold it.
+func (r *ImmutabilityPolicyReconciler) namespaceGoes(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (bool, error) {
+	namespace, err := namespaceByName(ctx, r.Client, policy.Namespace)
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the policy's namespace: %w", err)
+	}
+	return !namespace.DeletionTimestamp.IsZero(), nil
 }
 
 func (r *ImmutabilityPolicyReconciler) fence() fence {

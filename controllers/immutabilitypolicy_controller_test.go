@@ -191,6 +191,95 @@ var _ = Describe("The reconciler", func() {
 		Entry("final: anything else", &registryclient.Error{Status: 409, Code: domain.CodeConflict}, metav1.ConditionFalse, registryv1alpha1.ReasonRefused, false),
 	)
 
+	Describe("of a policy that is locked", func() {
+		var until metav1.Time
+		read := func(ctx context.Context) *registryv1alpha1.ImmutabilityPolicy {
+			GinkgoHelper()
+			var policy registryv1alpha1.ImmutabilityPolicy
+			Expect(cluster.Get(ctx, request.NamespacedName, &policy)).To(Succeed())
+			return &policy
+		}
+		lock := func(ctx context.Context, at time.Time) {
+			GinkgoHelper()
+			until = metav1.NewTime(at).Rfc3339Copy()
+			policy := read(ctx)
+			policy.Spec.LockedUntil = &until
+			Expect(cluster.Update(ctx, policy)).To(Succeed())
+		}
+		answer := func(locked bool) {
+			registry.put = func(p openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+				return openapi.PolicyStatus{Swept: true, Policy: openapi.Policy{LockedUntil: p.LockedUntil, Locked: locked}}, nil
+			}
+		}
+
+		It("puts until when, comes back when that has passed, and says so once the registry does", func(ctx context.Context) {
+			lock(ctx, time.Now().Add(time.Minute))
+			answer(true)
+			Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", time.Minute, 5*time.Second)))
+			Expect(registry.puts).To(ConsistOf(HaveField("LockedUntil", HaveValue(BeTemporally("==", until.Time)))))
+			Expect(read(ctx).Status.LockExpired).To(BeNil())
+
+			answer(false)
+			Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", putInterval, putInterval/5)))
+			Expect(read(ctx).Status.LockExpired).To(HaveValue(HaveField("Time", BeTemporally("==", until.Time))))
+			Expect(read(ctx).Locked(time.Now())).To(BeFalse(), "the lock was broken")
+
+			lock(ctx, time.Now().Add(2*time.Minute))
+			Expect(read(ctx).Locked(time.Now())).To(BeTrue(), "a later time is another lock")
+			answer(true)
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(read(ctx).Status.LockExpired).To(BeNil())
+		})
+
+		It("asks again soon where the registry's clock is behind", func(ctx context.Context) {
+			lock(ctx, time.Now().Add(-time.Second))
+			answer(true)
+			Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", 5*time.Second, time.Second)))
+			Expect(read(ctx).Status.LockExpired).To(BeNil())
+		})
+
+		It("is stalled by what weakens it, until it is not locked any more", func(ctx context.Context) {
+			registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+				return openapi.PolicyStatus{}, &registryclient.Error{Status: 409, Code: domain.CodePolicyLocked, Message: "locked", LockedUntil: time.Now().Add(time.Minute)}
+			}
+			Expect(reconciler.Reconcile(ctx, request)).To(HaveField("RequeueAfter", BeNumerically("~", time.Minute, 5*time.Second)))
+			Expect(ready(ctx)).To(HaveValue(And(HaveField("Status", metav1.ConditionFalse), HaveField("Reason", registryv1alpha1.ReasonPolicyLocked), HaveField("Message", "locked"))))
+		})
+
+		It("lets an object go whose spec the registry refuses: what is not in force locks nothing", func(ctx context.Context) {
+			lock(ctx, time.Now().AddDate(100, 0, 0))
+			registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) {
+				return openapi.PolicyStatus{}, &registryclient.Error{Status: 400, Code: domain.CodeInvalid, Message: "too far away"}
+			}
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(read(ctx).Status.LockExpired).To(HaveValue(HaveField("Time", BeTemporally("==", until.Time))))
+		})
+
+		DescribeTable("tells the registry whether it goes with its namespace:", func(ctx context.Context, change func(*corev1.Namespace), goes bool) {
+			lock(ctx, time.Now().Add(time.Minute))
+			answer(true)
+			_, err := reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			namespace := &corev1.Namespace{}
+			Expect(cluster.Get(ctx, client.ObjectKey{Name: "team-a"}, namespace)).To(Succeed())
+			change(namespace)
+			Expect(cluster.Delete(ctx, read(ctx))).To(Succeed())
+			_, err = reconciler.Reconcile(ctx, request)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(registry.deletes).To(Equal([]bool{goes}))
+		},
+			Entry("it stays", func(*corev1.Namespace) {}, false),
+			Entry("it goes", func(n *corev1.Namespace) {
+				n.Finalizers = []string{"kubernetes"}
+				Expect(cluster.Update(context.Background(), n)).To(Succeed())
+				Expect(cluster.Delete(context.Background(), n)).To(Succeed())
+			}, true),
+			Entry("it is gone", func(n *corev1.Namespace) { Expect(cluster.Delete(context.Background(), n)).To(Succeed()) }, true),
+		)
+	})
+
 	It("lets the status rest while only counts change", func(ctx context.Context) {
 		var covered int64
 		registry.put = func(openapi.ManagedPolicy) (openapi.PolicyStatus, error) {

@@ -57,11 +57,15 @@ func (r *ImmutabilityPolicyReconciler) managed(ctx context.Context, policy *regi
 		return openapi.ManagedPolicy{}, fmt.Errorf("reading the policy's namespace: %w", err)
 	}
 	spec := policy.PolicySpec()
+	var lockedUntil *time.Time
+	if !spec.LockedUntil.IsZero() {
+		lockedUntil = &spec.LockedUntil
+	}
 	return openapi.ManagedPolicy{
 		Cluster: r.Cluster, UID: string(policy.UID), Generation: policy.Generation,
 		Organization: policy.Organization(), Repository: policy.Spec.Repository,
 		TagPattern: spec.TagPattern, TagPatternMatches: spec.TagPatternMatches,
-		EnforcementMode: spec.EnforcementMode, ReclaimPolicy: spec.ReclaimPolicy, Events: policy.EventsMode(),
+		EnforcementMode: spec.EnforcementMode, ReclaimPolicy: spec.ReclaimPolicy, LockedUntil: lockedUntil, Events: policy.EventsMode(),
 		Claim: claim(namespace), RevisionClaimed: registryv1alpha1.ClaimedRevision(policy.Annotations), Applied: applied(policy),
 	}, nil
 }

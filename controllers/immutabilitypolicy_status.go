@@ -30,6 +30,12 @@ func describe(policy *registryv1alpha1.ImmutabilityPolicy, status openapi.Policy
 	if policy.PolicySpec().EnforcementMode == domain.DryRun {
 		s.WouldLock, s.WouldRefuse = ptr.To(status.WouldLock), ptr.To(status.Policy.WouldRefuse)
 	}
+	// The lock that the registry has, if it is the one of this spec.
+	if until := policy.Spec.LockedUntil; until == nil || status.Policy.Locked {
+		s.LockExpired = nil
+	} else if status.Policy.LockedUntil != nil && status.Policy.LockedUntil.Equal(until.Time) {
+		s.LockExpired = until
+	}
 	s.LastSweep = nil
 	if len(status.Sweeps) > 0 {
 		s.LastSweep = sweepStatus(status.Sweeps[0])
@@ -90,10 +96,14 @@ func (r *ImmutabilityPolicyReconciler) finish(ctx context.Context, policy *regis
 	}
 	settled()
 	setReady(policy)
+	next := jitter(putInterval)
 	if events := policy.Status.Events; events != nil && events.Pending > 0 {
-		return reconcile.Result{RequeueAfter: jitter(backlogInterval)}, nil
+		next = jitter(backlogInterval)
 	}
-	return reconcile.Result{RequeueAfter: jitter(putInterval)}, nil
+	if until := policy.Spec.LockedUntil; until != nil && !until.Equal(policy.Status.LockExpired) {
+		next = min(next, untilPassed(until.Time)) // the status has to say so then
+	}
+	return reconcile.Result{RequeueAfter: next}, nil
 }
 
 func setReady(policy *registryv1alpha1.ImmutabilityPolicy) {

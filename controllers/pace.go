@@ -16,6 +16,14 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
+// untilPassed is how long to wait for a time of the registry's clock, which may be a little behind this one.
+func untilPassed(at time.Time) time.Duration {
+	if wait := time.Until(at); wait > 0 {
+		return wait + time.Second
+	}
+	return jitter(5 * time.Second)
+}
+
 // The pauses between attempts at a registry that does not answer.
 const (
 	shortestPause = 750 * time.Millisecond

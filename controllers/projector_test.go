@@ -260,6 +260,12 @@ var _ = Describe("An Event", func() {
 		return func(e *openapi.LogEntry) { e.Metadata[field] = value }
 	}
 	kind := func(kind string) func(*openapi.LogEntry) { return func(e *openapi.LogEntry) { e.Kind = kind } }
+	// policyEntry is about a policy itself, by the registry's user ann.
+	policyEntry := func(change ...func(*openapi.LogEntry)) openapi.LogEntry {
+		e := entry(change...)
+		e.Repository, e.Tag, e.Performer = "", "", openapi.Performer{Kind: "user", Name: "ann"}
+		return e
+	}
 
 	DescribeTable("is made of", func(e openapi.LogEntry, made bool) { Expect(becomesEvent(e)).To(Equal(made)) },
 		Entry("a push of a covered tag", entry(kind("tag_created_immutable_by_policy")), true),
@@ -274,6 +280,11 @@ var _ = Describe("An Event", func() {
 		Entry("where summaries are asked for: no hold that a sweep placed", entry(with("events", "Summary")), false),
 		Entry("where summaries are asked for: no push of a covered tag", entry(kind("tag_created_immutable_by_policy"), with("events", "Summary")), false),
 		Entry("where summaries are asked for: a refused push", entry(kind("push_repo_failed"), with("events", "Summary")), true),
+		Entry("a refused change of a locked policy", entry(kind("update_immutability_policy_failed")), true),
+		Entry("a refused deletion of a locked policy", entry(kind("delete_immutability_policy_failed")), true),
+		Entry("not a repeated one", entry(kind("delete_immutability_policy_failed"), with("repeat_of", "x")), false),
+		Entry("a lock that was broken", entry(kind("unlock_immutability_policy")), true),
+		Entry("not a changed policy", entry(kind("update_immutability_policy")), false),
 		Entry("not a dry run", entry(kind("immutability_dry_run")), false),
 		Entry("not a push of another tag", entry(kind("create_tag")), false),
 		Entry("a grant", entry(kind("grant_readonly_superuser")), true),
@@ -300,6 +311,12 @@ var _ = Describe("An Event", func() {
 		Entry("what is refused about a whole repository", entry(kind("delete_repo_failed"), with("operation", "delete"), with("reason", "it holds locked tags"),
 			func(e *openapi.LogEntry) { e.Tag, e.Performer = "", openapi.Performer{Kind: "user", Name: "ann"} }),
 			"Warning", "DeleteRefused", "refused user ann to delete team-a/app: it holds locked tags"),
+		Entry("what admission refused of a locked policy", policyEntry(kind("delete_immutability_policy_failed"), with("operation", "delete"), with("reason", "it is locked"), with("applied_by", "ann")),
+			"Warning", "PolicyChangeRefused", "refused Kubernetes user ann to delete policy uuid of team-a: it is locked"),
+		Entry("what the registry refused of a locked policy", policyEntry(kind("update_immutability_policy_failed"), with("operation", "update"), with("reason", "it is locked")),
+			"Warning", "PolicyChangeRefused", "refused user ann to update policy uuid of team-a: it is locked"),
+		Entry("whose lock was broken, and why", policyEntry(kind("unlock_immutability_policy"), with("locked_until", "2027-01-01T00:00:00Z"), with("reason", "a wrong pattern")),
+			"Warning", "PolicyUnlocked", "the lock of policy uuid of team-a until 2027-01-01T00:00:00Z was broken: a wrong pattern"),
 	)
 
 	summary := func(change ...func(*openapi.LogEntry)) openapi.LogEntry {

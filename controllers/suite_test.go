@@ -45,6 +45,8 @@ type stubRegistry struct {
 
 	put  func(openapi.ManagedPolicy) (openapi.PolicyStatus, error)
 	puts []openapi.ManagedPolicy
+	// deletes says of each deletion of a policy whether it went with its namespace.
+	deletes []bool
 	// status answers what a policy is; without it there is none.
 	status func() (openapi.PolicyStatus, error)
 
@@ -74,7 +76,8 @@ func (r *stubRegistry) PolicyStatus(context.Context, string, string) (openapi.Po
 	return openapi.PolicyStatus{}, &registryclient.Error{Status: 404, Code: domain.CodeNotFound}
 }
 
-func (r *stubRegistry) DeletePolicy(context.Context, string, string, string, string) error {
+func (r *stubRegistry) DeletePolicy(_ context.Context, _, _, _, _ string, namespaceGoes bool) error {
+	r.deletes = append(r.deletes, namespaceGoes)
 	return nil
 }
 

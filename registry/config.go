@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/tidelock/tidelock/registry/auth"
 	"github.com/tidelock/tidelock/registry/blob/s3"
 	"github.com/tidelock/tidelock/registry/forward"
+	"github.com/tidelock/tidelock/registry/policy"
 )
 
 // Config is how a registry runs.
@@ -53,6 +55,10 @@ type Config struct {
 	// line: the first seals, all open. Without it they are in secret.key in DataDir, made if it is not there; where there
 	// is none, no secrets are stored.
 	SecretKeyFile string
+	// OIDCIssuers are issuers of OpenID Connect whose tokens are taken (see auth.ParseOIDCIssuer).
+	OIDCIssuers []string
+	// Cluster is the Kubernetes cluster whose identities are taken; nil for none.
+	Cluster auth.Cluster
 	// TokenLifetime is how long a token for clients is good for; 5 minutes if 0.
 	TokenLifetime time.Duration
 	// ExternalURL is where clients reach the registry; nil: where their requests say.
@@ -63,6 +69,8 @@ type Config struct {
 	SparseIndexes, SparseImages bool
 	// PoliciesDeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes if 0.
 	PoliciesDeletionDelay time.Duration
+	// PoliciesMaxLock is how far away the end of a policy's lock may be; 5 years if 0.
+	PoliciesMaxLock time.Duration
 	// GC says what garbage is collected, and when.
 	GC GarbageCollection
 	// AuditRetention is how long entries of the audit log are kept; 0: for ever.
@@ -105,11 +113,14 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.AuditKeyFile, "audit-key-file", c.AuditKeyFile, "file with the private keys that sign checkpoints of the audit log, one a line, made by tidelock audit keygen; all sign; audit.key in the data directory by default")
 	flags.StringVar(&c.SecretKeyFile, "secret-key-file", c.SecretKeyFile, "file with the keys that seal secrets in the database, such as passwords of mirrors' upstreams, one a line, 32 bytes in base64; the first seals, all open; secret.key in the data directory by default")
 	flags.DurationVar(&c.TokenLifetime, "token-lifetime", cmp.Or(c.TokenLifetime, auth.DefaultTokenLifetime), "how long a token for clients is good for, from 1m to 1h")
+	flags.StringSliceVar(&c.OIDCIssuers, "oidc-issuer", c.OIDCIssuers, "issuers of OpenID Connect whose tokens are taken, comma-separated or repeated: https://issuer[#audience=tidelock&username-claim=sub&username-prefix=PREFIX&groups-claim=groups&groups-prefix=PREFIX&ca-file=PATH]")
 	flags.Var(&externalURL{&c.ExternalURL}, "external-url", "where clients reach the registry, such as https://registry.example.com; without it, where their requests say")
 	flags.Var((*prefixes)(&c.TrustedProxies), "trusted-proxies", "addresses or networks, comma-separated, whose X-Forwarded-For, -Proto and -Host headers count")
 	flags.BoolVar(&c.SparseIndexes, "sparse-indexes", c.SparseIndexes, "take indexes of which some manifests are missing")
 	flags.BoolVar(&c.SparseImages, "sparse-images", c.SparseImages, "take images of which some layers are missing")
 	flags.DurationVar(&c.PoliciesDeletionDelay, "policies-deletion-delay", cmp.Or(c.PoliciesDeletionDelay, 5*time.Minute), "how long a policy stays in force after its Kubernetes object was deleted")
+	c.PoliciesMaxLock = cmp.Or(c.PoliciesMaxLock, policy.DefaultMaxLock)
+	flags.Var((*days)(&c.PoliciesMaxLock), "policies-max-lock", "how far away a policy's lockedUntil may be, such as 400d; an operator beside the registry needs the same")
 	c.GC.addFlags(flags)
 	flags.Var((*days)(&c.AuditRetention), "audit-retention", "how long entries of the audit log are kept before they are archived and pruned, such as 400d or 9600h; 0 keeps them for ever")
 	flags.StringVar(&c.AuditArchive, "audit-archive", c.AuditArchive, "where entries of the audit log go before they are pruned: a directory, or s3://bucket[/prefix][?endpoint=URL&region=NAME&path-style=BOOL]")
@@ -238,8 +249,14 @@ func (c *Config) validate() error {
 	if c.AuditKeyFile == "" && !c.usesDirectory() {
 		return errors.New("--audit-key-file is required where nothing is kept in a data directory; tidelock audit keygen makes a key, which all replicas share")
 	}
+	if _, err := c.oidcIssuers(); err != nil {
+		return err
+	}
 	if c.TokenLifetime != 0 && (c.TokenLifetime < time.Minute || c.TokenLifetime > time.Hour) {
 		return fmt.Errorf("--token-lifetime %s is not from 1m to 1h", c.TokenLifetime)
+	}
+	if c.PoliciesMaxLock < 0 {
+		return errors.New("--policies-max-lock must not be below 0")
 	}
 	if err := c.GC.validate(); err != nil {
 		return err
@@ -261,6 +278,22 @@ func (c *Config) validate() error {
 		return fmt.Errorf("--listen %s would send passwords over the network in clear; use --tls-cert and --tls-key, a loopback address, or --insecure-http", c.Listen)
 	}
 	return nil
+}
+
+// oidcIssuers reads the settings of issuers.
+func (c *Config) oidcIssuers() ([]auth.OIDCIssuer, error) {
+	var issuers []auth.OIDCIssuer
+	for _, text := range c.OIDCIssuers {
+		issuer, err := auth.ParseOIDCIssuer(text)
+		if err != nil {
+			return nil, fmt.Errorf("--oidc-issuer: %w", err)
+		}
+		if slices.ContainsFunc(issuers, func(other auth.OIDCIssuer) bool { return other.URL == issuer.URL }) {
+			return nil, fmt.Errorf("--oidc-issuer: %s occurs twice", issuer.URL)
+		}
+		issuers = append(issuers, issuer)
+	}
+	return issuers, nil
 }
 
 // loopback reports whether a host can only mean this machine. Names other than localhost can mean anything.

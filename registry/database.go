@@ -134,6 +134,16 @@ func AdoptCluster(ctx context.Context, cfg Config, cluster string) error {
 	return cfg.withCore(ctx, func(c *core.Core) error { return c.AdoptCluster(ctx, domain.System, cluster) })
 }
 
+// UnlockPolicy breaks the lock of a policy, as core.UnlockPolicy does. An embedded database must not be in use; replicas over
+// another take it up at once.
+func UnlockPolicy(ctx context.Context, cfg Config, uuid, reason string) (p domain.Policy, err error) {
+	err = cfg.withCore(ctx, func(c *core.Core) error {
+		p, err = c.UnlockPolicy(ctx, domain.System, uuid, reason)
+		return err
+	})
+	return p, err
+}
+
 // ForkLog begins a new origin of the audit log, as core.ForkLog does. An embedded database must not be in use; replicas
 // over another write under the new origin at once.
 func ForkLog(ctx context.Context, cfg Config, reason string, force bool) (fork core.Fork, err error) {

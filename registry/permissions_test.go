@@ -3,6 +3,8 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
@@ -44,11 +48,36 @@ type stage struct {
 	robots map[string]string
 }
 
+// verbs is a cluster whose tokens say which verb their holder has, on everything that a namespace owns.
+type verbs struct{}
+
+func (verbs) Review(_ context.Context, token string) (auth.Subject, error) {
+	claims, err := auth.Unverified(token)
+	return auth.Subject{Kind: domain.CallerServiceAccount, Name: "tests/" + claims.Subject, User: claims.Subject, Expires: time.Now().Add(time.Hour)}, err
+}
+
+func (verbs) Allows(_ context.Context, subject auth.Subject, verb auth.Verb, _ domain.Owner, _ string) (bool, error) {
+	return subject.User == string(verb), nil
+}
+
+// clusterToken is a token of the cluster.
+func clusterToken(verb string) string {
+	GinkgoHelper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	Expect(err).NotTo(HaveOccurred())
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: key}, nil)
+	Expect(err).NotTo(HaveOccurred())
+	token, err := jwt.Signed(signer).Claims(jwt.Claims{Issuer: "https://cluster.example.com", Subject: verb}).Serialize()
+	Expect(err).NotTo(HaveOccurred())
+	return token
+}
+
 func newStage(fullAccess bool) *stage {
 	GinkgoHelper()
 	cfg := settings()
 	cfg.OperatorTokenFile = write(filepath.Dir(cfg.DataDir), "operator-token", operatorSecret)
 	cfg.MirrorAllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	cfg.Cluster = verbs{}
 	cfg.Superusers, cfg.ReadonlySuperusers, cfg.SuperusersFullAccess = []string{"superuser"}, []string{"readonly"}, fullAccess
 	s := &stage{running: start(cfg), ctx: context.Background(), robots: map[string]string{}}
 	var err error
@@ -125,6 +154,11 @@ func (c *scene) cast(sort auth.Sort) {
 	c.password = accountSecret
 	var member domain.OrganizationRole
 	var permission domain.RepositoryRole
+	if verb, is := strings.CutPrefix(sort.Name, "cluster "); is {
+		c.name, c.password = "tests/"+verb, clusterToken(verb)
+		c.managed("", false) // then the organization belongs to a namespace
+		return
+	}
 	switch sort.Name {
 	case "anonymous":
 		return
@@ -437,9 +471,9 @@ func requests() map[string]func(c *scene) valid {
 		"GET /api/v1/organization/{organization}/logs":                ofOrg("/logs"),
 		"GET /api/v1/repository/{repository}/logs":                    ofRepo("/logs"),
 		"GET /api/v1/superuser/logs":                                  fixed(super + "logs"),
-		"GET /api/v1/organization/{organization}/logs/export":         ofOrg("/logs/export"),
-		"GET /api/v1/repository/{repository}/logs/export":             ofRepo("/logs/export"),
-		"GET /api/v1/superuser/logs/export":                           fixed(super + "logs/export"),
+		"GET /api/v1/organization/{organization}/logs/export":         ofOrg("/logs/export?format=jsonl"),
+		"GET /api/v1/repository/{repository}/logs/export":             ofRepo("/logs/export?format=jsonl"),
+		"GET /api/v1/superuser/logs/export":                           fixed(super + "logs/export?format=jsonl"),
 		"GET /api/v1/organization/{organization}/logs/follow":         ofOrg("/logs/follow"),
 		"GET /api/v1/repository/{repository}/logs/follow":             ofRepo("/logs/follow"),
 		"GET /api/v1/superuser/logs/follow":                           fixed(super + "logs/follow"),
@@ -528,6 +562,11 @@ func requests() map[string]func(c *scene) valid {
 			c.managed("", false)
 			return valid{path: object(c, "immutabilitypolicies", "releases/deletion-intent"), body: fmt.Sprintf(`{"uid": "releases-of-%s", "user": "dave"}`, c.organization), status: 204}
 		},
+		"POST /api/v1/operator/immutabilitypolicies/{namespace}/{name}/refused-changes": func(c *scene) valid {
+			c.managed("", false)
+			body := fmt.Sprintf(`{"uid": "releases-of-%s", "user": "dave", "operation": "delete", "reason": "it is locked"}`, c.organization)
+			return valid{object(c, "immutabilitypolicies", "releases/refused-changes"), body, 204, true}
+		},
 		"PUT /api/v1/operator/orgmirrors/{namespace}/{name}": func(c *scene) valid {
 			return valid{object(c, "orgmirrors", "upstream"), fmt.Sprintf(`{"cluster": "cluster", "uid": "upstream-of-%[1]s", "generation": 1, "organization": %[1]q, "secrets": {},
 				"claim": {"namespaceUID": "uid-of-%[1]s", "organizations": [%[1]q]},
@@ -564,6 +603,7 @@ func requests() map[string]func(c *scene) valid {
 			return valid{path: "/api/v1/operator/preview", body: fmt.Sprintf(`{"organization": %q, "tagPattern": "v.*", "tagPatternMatches": true}`, c.organization), status: 200}
 		},
 		"POST /api/v1/operator/synced": func(c *scene) valid {
+			c.sync() // then nothing is left that this orphans
 			return valid{path: "/api/v1/operator/synced", body: fmt.Sprintf(`{"cluster": "cluster", "present": [{"kind": %q, "namespace": "", "name": "audit", "uid": "audit-uid"}]}`, domain.KindReadonlySuperuser), status: 204}
 		},
 		"PUT /api/v1/operator/published-checkpoint": func(c *scene) valid {
@@ -640,7 +680,7 @@ var _ = Describe("The permission table", func() {
 			Expect(make).NotTo(BeNil(), "%s: write a valid request for it", key)
 			may := sort.May(e.Permission)
 			c := shared
-			if may && e.Method != http.MethodGet {
+			if may && (e.Method != http.MethodGet || e.Permission == auth.OperatorProtocol) {
 				c = s.scene(sort) // it is as it was made only once
 			}
 			request := make(c)
@@ -661,11 +701,13 @@ var _ = Describe("The permission table", func() {
 			Expect(answer.status).To(Equal(status), "%s: %s", what, answer.body)
 			Expect(answer.code()).To(Equal(code), "%s: %s", what, answer.body)
 			Expect(c.entries()).To(Equal(before), what)
-			// Neither what is in the request nor what is there makes a difference.
-			for _, other := range []reply{
-				c.send(c.authenticate, e.Method, request.path, []byte("{")),
-				c.send(c.authenticate, e.Method, strings.ReplaceAll(request.path, c.organization, nowhere), []byte(request.body)),
-			} {
+			// Neither what is in the request nor what is there makes a difference. Where only the body names the organization, who may
+			// create in another one is told that it cannot be read.
+			others := []reply{c.send(c.authenticate, e.Method, strings.ReplaceAll(request.path, c.organization, nowhere), []byte(request.body))}
+			if e.Permission != auth.RepositoryCreate {
+				others = append(others, c.send(c.authenticate, e.Method, request.path, []byte("{")))
+			}
+			for _, other := range others {
 				Expect(other.status).To(Equal(status), "%s: %s", what, other.body)
 				Expect(strings.ReplaceAll(other.body, nowhere, c.organization)).To(Equal(answer.body), what)
 			}

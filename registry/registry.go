@@ -102,7 +102,7 @@ func New(cfg Config) (_ *Registry, err error) {
 		return nil, err
 	}
 	r.core = core.New(store, core.Options{
-		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, RequireSync: cfg.OperatorTokenFile != "",
+		Logger: r.logger, DeletionDelay: cfg.PoliciesDeletionDelay, MaxLock: cfg.PoliciesMaxLock, RequireSync: cfg.OperatorTokenFile != "",
 		Sparse:        core.Sparse{Indexes: cfg.SparseIndexes, Images: cfg.SparseImages},
 		SharedUploads: cfg.BlobStore != "", Replicas: !cfg.embedded(),
 		Collection: cfg.GC.collection(), Room: r.room, AuditKeys: keys, Sealer: sealer,
@@ -115,7 +115,12 @@ func New(cfg Config) (_ *Registry, err error) {
 	if err != nil {
 		return nil, err
 	}
+	issuers, err := cfg.oidcIssuers()
+	if err != nil {
+		return nil, err
+	}
 	r.auth, err = auth.New(auth.Options{
+		Cluster: cfg.Cluster, OIDCIssuers: issuers,
 		AdminPasswordFile: cfg.AdminPasswordFile, OperatorTokenFile: cfg.OperatorTokenFile, TokenKeyFile: cfg.TokenKeyFile, TokenLifetime: cfg.TokenLifetime,
 		Superusers: cfg.Superusers, SuperusersFullAccess: cfg.SuperusersFullAccess, ReadonlySuperusers: cfg.ReadonlySuperusers,
 		Accounts: r.core, Installation: installation, ExternalURL: cfg.ExternalURL, TrustedProxies: cfg.TrustedProxies, Logger: r.logger,

@@ -39,16 +39,16 @@ func (c Config) settings() (list []openapi.Setting) {
 		value := strings.TrimSuffix(strings.TrimPrefix(flag.Value.String(), "["), "]")
 		parts := strings.Split(value, ",")
 		for i, part := range parts {
-			parts[i] = withoutSecrets(part)
+			parts[i] = withoutSecrets(part, flag.Name == "audit-forward")
 		}
 		list = append(list, openapi.Setting{Name: flag.Name, Value: strings.Join(parts, ",")})
 	})
 	return list
 }
 
-// withoutSecrets masks what may be secret in an address: the password, the query, and the path and all that follows where
-// that alone lets somebody in, as with webhooks. Anything else stays as it is: secrets are in files.
-func withoutSecrets(text string) string {
+// withoutSecrets masks what may be secret in an address: the password, a database's query, and of a webhook the path and all
+// that follows, which alone may let somebody in. Anything else stays as it is: secrets are in files.
+func withoutSecrets(text string, webhook bool) string {
 	scheme, rest, is := strings.Cut(text, "://")
 	if !is {
 		return text
@@ -69,15 +69,10 @@ func withoutSecrets(text string) string {
 	}
 	switch {
 	case strings.Trim(behind, "/") == "":
-	case scheme == "s3":
-		// Its query says where the bucket is.
-	case strings.HasPrefix(scheme, "postgres"):
-		behind = address.Path
-		if address.RawQuery != "" {
-			behind += "?" + domain.Redacted
-		}
-	default:
+	case webhook:
 		behind = "/" + domain.Redacted
+	case strings.HasPrefix(scheme, "postgres") && address.RawQuery != "":
+		behind = address.Path + "?" + domain.Redacted
 	}
 	return scheme + "://" + authority + behind
 }

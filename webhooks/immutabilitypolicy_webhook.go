@@ -6,6 +6,7 @@
 package webhooks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -17,10 +18,12 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	registryv1alpha1 "github.com/tidelock/tidelock/api/v1alpha1"
 	"github.com/tidelock/tidelock/registry/openapi"
+	registrypolicy "github.com/tidelock/tidelock/registry/policy"
 )
 
 // registryBudget bounds how long an admission waits for the registry, which never decides.
@@ -32,6 +35,8 @@ type Registry interface {
 	Preview(ctx context.Context, policy openapi.PreviewRequest) (openapi.Coverage, error)
 	// NoteDeletionIntent tells who asks to delete a policy.
 	NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
+	// NoteRefusedChange tells who was refused to weaken or delete a policy that is locked.
+	NoteRefusedChange(ctx context.Context, namespace, name string, change openapi.RefusedChange) error
 	// NoteOrgMirrorDeletionIntent tells who asks to delete a mirror.
 	NoteOrgMirrorDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error
 	// NoteReadonlySuperuserDeletionIntent tells who asks to delete a readonly superuser.
@@ -42,6 +47,9 @@ type Registry interface {
 type immutabilityPolicyValidator struct {
 	reader   client.Reader
 	registry Registry
+	// maxLock is how far away the end of a policy's lock may be.
+	maxLock time.Duration
+	now     func() time.Time
 }
 
 var _ admission.Validator[*registryv1alpha1.ImmutabilityPolicy] = &immutabilityPolicyValidator{}
@@ -55,23 +63,27 @@ const scopeIndex = "scope"
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=registry.tidelock.dev,resources=immutabilitypolicies,verbs=get;list;watch
 
-// SetupImmutabilityPolicy registers the webhooks for ImmutabilityPolicy with the manager's webhook server.
-func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Registry) error {
+// SetupImmutabilityPolicy registers the webhooks for ImmutabilityPolicy with the manager's webhook server. maxLock is how
+// far away the end of a policy's lock may be, the registry's own default if 0.
+func SetupImmutabilityPolicy(ctx context.Context, mgr ctrl.Manager, registry Registry, maxLock time.Duration) error {
 	err := mgr.GetFieldIndexer().IndexField(ctx, &registryv1alpha1.ImmutabilityPolicy{}, scopeIndex, func(o client.Object) []string {
 		return []string{o.(*registryv1alpha1.ImmutabilityPolicy).Scope()}
 	})
 	if err != nil {
 		return fmt.Errorf("indexing policies by scope: %w", err)
 	}
+	validator := &immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry, maxLock: cmp.Or(maxLock, registrypolicy.DefaultMaxLock), now: time.Now}
+	mgr.GetWebhookServer().Register(lockGuardPath, &webhook.Admission{Handler: &lockGuard{validator: validator, decoder: admission.NewDecoder(mgr.GetScheme())}})
 	return ctrl.NewWebhookManagedBy(mgr, &registryv1alpha1.ImmutabilityPolicy{}).
 		WithDefaulter(stamper[*registryv1alpha1.ImmutabilityPolicy]{}).
-		WithValidator(&immutabilityPolicyValidator{reader: mgr.GetClient(), registry: registry}).
+		WithValidator(validator).
 		Complete()
 }
 
 // ValidateCreate implements admission.Validator.
 func (v *immutabilityPolicyValidator) ValidateCreate(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
 	errs := append(registryv1alpha1.ValidateImmutabilityPolicy(policy), checkStamp(ctx, policy)...)
+	errs = append(errs, registryv1alpha1.ValidateLockEnd(policy, nil, v.now(), v.maxLock)...)
 	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
 	}
@@ -88,6 +100,8 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 	unchanged := equality.Semantic.DeepEqual(old.Spec, policy.Spec)
 	if !unchanged {
 		errs = append(errs, registryv1alpha1.ValidateImmutabilityPolicyUpdate(old, policy)...)
+		errs = append(errs, registryv1alpha1.ValidateLockEnd(policy, old.Spec.LockedUntil, v.now(), v.maxLock)...)
+		errs = append(errs, registryv1alpha1.ValidateLock(old, policy, v.now())...)
 	}
 	if len(errs) > 0 {
 		return nil, invalid(policy, errs)
@@ -98,9 +112,13 @@ func (v *immutabilityPolicyValidator) ValidateUpdate(ctx context.Context, old, p
 	return v.warnings(ctx, policy), nil
 }
 
-// ValidateDelete implements admission.Validator. It refuses nothing: it tells the registry who asks, since a deletion
-// leaves no trace of that in the object. What is being deleted already was asked for by somebody else.
+// ValidateDelete implements admission.Validator. It refuses nothing but to delete a policy that is locked, unless its
+// namespace goes: it tells the registry who asks, since a deletion leaves no trace of that in the object. What is being
+// deleted already was asked for by somebody else.
 func (v *immutabilityPolicyValidator) ValidateDelete(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (admission.Warnings, error) {
+	if reason := v.undeletable(ctx, policy); reason != "" {
+		return nil, forbidden(policy, reason)
+	}
 	return nil, noteDeletion(ctx, policy, v.registry.NoteDeletionIntent)
 }
 
@@ -109,7 +127,15 @@ func invalid(policy *registryv1alpha1.ImmutabilityPolicy, errs field.ErrorList) 
 }
 
 func (v *immutabilityPolicyValidator) warnings(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) admission.Warnings {
-	return warningsOf(ctx, policy, v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact)
+	return warningsOf(ctx, policy, v.warnLock, v.warnOwnership, v.warnRepository, v.warnDuplicate, v.warnImpact)
+}
+
+// warnLock warns of a lock whose time has passed. It is admitted, so that what was declared once can be declared again.
+func (v *immutabilityPolicyValidator) warnLock(_ context.Context, policy *registryv1alpha1.ImmutabilityPolicy) string {
+	if until := policy.Spec.LockedUntil; until == nil || until.After(v.now()) {
+		return ""
+	}
+	return fmt.Sprintf("lockedUntil %s has passed: the policy can be weakened and deleted at any time", registryv1alpha1.LockEnd(policy))
 }
 
 // warnOwnership warns where the policy will stall because its namespace has no claim to the organization.

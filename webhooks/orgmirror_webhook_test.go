@@ -34,6 +34,11 @@ func (d *deletions) NoteDeletionIntent(_ context.Context, namespace, name string
 	return nil
 }
 
+func (d *deletions) NoteRefusedChange(_ context.Context, namespace, name string, change openapi.RefusedChange) error {
+	d.noted = append(d.noted, "refused "+change.User+" to "+string(change.Operation)+" policy "+namespace+"/"+name+": "+change.Reason)
+	return nil
+}
+
 func (d *deletions) NoteOrgMirrorDeletionIntent(_ context.Context, namespace, name string, intent openapi.DeletionIntent) error {
 	d.noted = append(d.noted, "mirror "+namespace+"/"+name+" by "+intent.User)
 	return nil

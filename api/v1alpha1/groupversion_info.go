@@ -123,6 +123,9 @@ const (
 	ReasonOrganizationNotOwned = "OrganizationNotOwned"
 	// ReasonOtherCluster (Ready=False, Stalled=True): the registry belongs to another cluster until it is adopted.
 	ReasonOtherCluster = "OtherCluster"
+	// ReasonPolicyLocked (Ready=False, Stalled=True): the spec, or the deletion, weakens a policy that is locked until
+	// lockedUntil. What the registry has stays in force.
+	ReasonPolicyLocked = "PolicyLocked"
 	// ReasonRefused (Ready=False, Stalled=True): the registry refused the object for the reason that the message gives.
 	ReasonRefused = "Refused"
 

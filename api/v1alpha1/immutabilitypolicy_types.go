@@ -45,6 +45,7 @@ const (
 // +kubebuilder:validation:XValidation:rule=`(has(self.organization) ? self.organization : "") == (has(oldSelf.organization) ? oldSelf.organization : "")`,message="organization cannot be changed, set or removed: create another policy beside this one"
 // +kubebuilder:validation:XValidation:rule=`(has(self.repository) ? self.repository : "") == (has(oldSelf.repository) ? oldSelf.repository : "")`,message="repository cannot be changed, set or removed: create another policy beside this one"
 // +kubebuilder:validation:XValidation:rule="(has(self.organization) ? size(self.organization) : 0) + (has(self.repository) ? size(self.repository) : 0) < 255",message="organization and repository together are at most 254 characters long"
+// +kubebuilder:validation:XValidation:rule=`!has(self.lockedUntil) || !has(self.enforcementMode) || self.enforcementMode == "Enforce"`,message="lockedUntil needs enforcementMode Enforce"
 type ImmutabilityPolicySpec struct {
 	// organization is the registry's organization whose tags the policy covers: the first segment of an image's name.
 	// If it is empty, it is the name of the namespace; status.organization says which one it is. Another organization than
@@ -101,6 +102,18 @@ type ImmutabilityPolicySpec struct {
 	// +optional
 	// +kubebuilder:default=PerTag
 	Events EventsMode `json:"events,omitempty"`
+
+	// lockedUntil locks the policy itself. Until then nobody weakens or deletes it, neither here nor through the registry's
+	// API: tagPattern and tagPatternMatches are fixed (cover more with another policy), enforcementMode stays Enforce,
+	// reclaimPolicy can only become Retain, and lockedUntil can only be moved to a later time. At most 5 years away, unless
+	// the operator says otherwise (--policies-max-lock). A time that has passed is taken, and locks nothing. In UTC and whole
+	// seconds, for instance 2030-01-31T00:00:00Z.
+	//
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$`
+	LockedUntil *metav1.Time `json:"lockedUntil,omitempty"`
 }
 
 // SweepState says how far a sweep is.
@@ -218,6 +231,12 @@ type ImmutabilityPolicyStatus struct {
 	// +optional
 	WouldRefuse *int64 `json:"wouldRefuse,omitempty"`
 
+	// lockExpired is spec.lockedUntil once that binds nobody any more: the time has passed, the lock was broken with
+	// "tidelock registry unlock", or the registry has refused the spec. The operator writes it; admission, which has no clock
+	// while the operator is away, lets the policy be weakened and deleted only if it is equal to spec.lockedUntil.
+	// +optional
+	LockExpired *metav1.Time `json:"lockExpired,omitempty"`
+
 	// lastSweep is the latest pass of the registry over the tags of the policy's scope.
 	// +optional
 	LastSweep *SweepStatus `json:"lastSweep,omitempty"`
@@ -244,6 +263,7 @@ type ImmutabilityPolicyStatus struct {
 // +kubebuilder:printcolumn:name="Locked",type=integer,JSONPath=`.status.locked`,description="Covered tags with the policy's hold"
 // +kubebuilder:printcolumn:name="Pending",type=integer,JSONPath=`.status.pending`,description="Covered tags that still wait for their hold"
 // +kubebuilder:printcolumn:name="Would lock",type=integer,priority=1,JSONPath=`.status.wouldLock`,description="Tags that a dry run would lock"
+// +kubebuilder:printcolumn:name="Locked until",type=string,priority=1,JSONPath=`.spec.lockedUntil`,description="Until when the policy can be neither weakened nor deleted"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="Whether every covered tag is locked"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="Why it is ready or not"
 // +kubebuilder:printcolumn:name="Status",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,description="What there is to know or to do"

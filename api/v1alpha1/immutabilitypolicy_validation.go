@@ -3,7 +3,9 @@ package v1alpha1
 import (
 	"cmp"
 	"fmt"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tidelock/tidelock/registry/domain"
@@ -24,7 +26,16 @@ func (p *ImmutabilityPolicy) PolicySpec() domain.PolicySpec {
 	if spec.ReclaimPolicy == "" {
 		spec.ReclaimPolicy = domain.Retain
 	}
+	if p.Spec.LockedUntil != nil {
+		spec.LockedUntil = p.Spec.LockedUntil.UTC()
+	}
 	return spec
+}
+
+// Locked reports whether nobody may weaken or delete the policy.
+func (p *ImmutabilityPolicy) Locked(now time.Time) bool {
+	until := p.Spec.LockedUntil
+	return until != nil && until.After(now) && !until.Equal(p.Status.LockExpired)
 }
 
 // EventsMode returns the mode of Events as the registry takes it, with the default where it is not set.
@@ -63,6 +74,9 @@ func ValidateImmutabilityPolicy(p *ImmutabilityPolicy) field.ErrorList {
 	default:
 		errs = append(errs, field.NotSupported(spec.Child("reclaimPolicy"), p.Spec.ReclaimPolicy, []ReclaimPolicy{Retain, Release}))
 	}
+	if p.Spec.LockedUntil != nil && policySpec.EnforcementMode != domain.Enforce {
+		errs = append(errs, field.Forbidden(spec.Child("lockedUntil"), fmt.Sprintf("needs enforcementMode %s", Enforce)))
+	}
 	switch p.EventsMode() {
 	case domain.EventsPerTag, domain.EventsSummary:
 	default:
@@ -83,4 +97,34 @@ func ValidateImmutabilityPolicyUpdate(old, p *ImmutabilityPolicy) field.ErrorLis
 	fixed("organization", old.Spec.Organization, p.Spec.Organization)
 	fixed("repository", old.Spec.Repository, p.Spec.Repository)
 	return errs
+}
+
+// ValidateLock checks a change of a policy that may be locked: a locked one must not be weakened.
+func ValidateLock(old, p *ImmutabilityPolicy, now time.Time) field.ErrorList {
+	if !old.Locked(now) {
+		return nil
+	}
+	var errs field.ErrorList
+	for _, w := range policy.Weakens(old.PolicySpec(), p.PolicySpec()) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", w.Field), fmt.Sprintf("the policy is locked until %s: %s", LockEnd(old), w.Reason)))
+	}
+	return errs
+}
+
+// ValidateLockEnd checks how far away the end of a policy's lock is. What stood there before counts for nothing.
+func ValidateLockEnd(p *ImmutabilityPolicy, before *metav1.Time, now time.Time, longest time.Duration) field.ErrorList {
+	until := p.Spec.LockedUntil
+	if until == nil || until.Equal(before) || !until.After(now.Add(longest)) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("spec", "lockedUntil"), LockEnd(p),
+		fmt.Sprintf("is too far away: a policy can be locked for %d days at most (--policies-max-lock)", longest/(24*time.Hour)))}
+}
+
+// LockEnd writes until when a policy is locked.
+func LockEnd(p *ImmutabilityPolicy) string {
+	if p.Spec.LockedUntil == nil {
+		return ""
+	}
+	return p.Spec.LockedUntil.UTC().Format(time.RFC3339)
 }

@@ -28,7 +28,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newOperatorCommand(), newRegistryCommand(), newAuditCommand())
+	root.AddCommand(newOperatorCommand(), newRegistryCommand(), newAuditCommand(), newCredentialProviderCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "tidelock:", err)
 		return 1

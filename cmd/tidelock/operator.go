@@ -25,7 +25,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -48,6 +47,7 @@ type operatorOptions struct {
 	registryURL string
 	registryCA  string
 
+	identities  clusterOptions
 	kubeconfig  string
 	namespace   string
 	hosts       []string
@@ -82,6 +82,7 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 	}
 	flags := cmd.Flags()
 	o.registry.AddFlags(flags)
+	o.identities.addFlags(flags, true)
 	flags.StringVar(&o.registryURL, "registry-url", "", "address of a registry that runs elsewhere; needs --operator-token-file")
 	flags.StringVar(&o.registryCA, "registry-ca-file", "", "file with the CA of --registry-url, PEM; the system's without it")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "file that leads to the cluster; without it, the Pod's own, or that of KUBECONFIG")
@@ -171,9 +172,7 @@ func (o *operatorOptions) run(ctx context.Context) (err error) {
 }
 
 func (o *operatorOptions) restConfig() (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	config, err := clusterConfig(o.kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -214,6 +213,9 @@ func (o *operatorOptions) newRegistry(ctx context.Context, config *rest.Config) 
 		if err := os.WriteFile(o.registry.AdminPasswordFile, password, 0o600); err != nil {
 			return nil, fmt.Errorf("writing the password of the account admin: %w", err)
 		}
+	}
+	if err := o.identities.connect(&o.registry, func() (*rest.Config, error) { return config, nil }, o.registry.Logger); err != nil {
+		return nil, err
 	}
 	return registry.New(o.registry)
 }
@@ -301,7 +303,7 @@ func (o *operatorOptions) newManager(ctx context.Context, config *rest.Config, e
 	if err := server.SetupCertificates(ctx, mgr, o.namespace); err != nil {
 		return nil, err
 	}
-	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient); err != nil {
+	if err := webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, o.registry.PoliciesMaxLock); err != nil {
 		return nil, err
 	}
 	if err := webhooks.SetupOrgMirror(ctx, mgr, registryClient); err != nil {

@@ -6,12 +6,15 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
 
 	"github.com/tidelock/tidelock/registry"
 )
 
 func newRegistryCommand() *cobra.Command {
 	var cfg registry.Config
+	var identities clusterOptions
+	var kubeconfig string
 	cmd := &cobra.Command{
 		Use:   "registry",
 		Short: "Serve the registry",
@@ -23,6 +26,9 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 		PersistentPreRunE: loadSettings,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = newLogger()
+			if err := identities.connect(&cfg, func() (*rest.Config, error) { return clusterConfig(kubeconfig) }, cfg.Logger); err != nil {
+				return err
+			}
 			r, err := registry.New(cfg)
 			if err != nil {
 				return err
@@ -31,7 +37,9 @@ Each setting is a flag, an environment variable (TIDELOCK_DATA_DIR for --data-di
 		},
 	}
 	cfg.AddFlags(cmd.PersistentFlags())
-	cmd.AddCommand(newAdoptClusterCommand(&cfg), newGCCommand(&cfg), newFsckCommand(&cfg), newUserCommand(), newOrgCommand(), newRobotCommand())
+	identities.addFlags(cmd.PersistentFlags(), false)
+	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "file that leads to the cluster of --kubernetes-tokens; without it, the Pod's own, or that of KUBECONFIG")
+	cmd.AddCommand(newAdoptClusterCommand(&cfg), newUnlockCommand(&cfg), newGCCommand(&cfg), newFsckCommand(&cfg), newUserCommand(), newOrgCommand(), newRobotCommand())
 	return cmd
 }
 

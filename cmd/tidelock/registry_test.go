@@ -102,6 +102,15 @@ var _ = Describe("tidelock registry", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(out)).To(Equal("the registry now belongs to cluster uid\n"))
 
+		By("breaking a lock")
+		unlock := []string{"registry", "unlock", "11111111-1111-1111-1111-111111111111", "--data-dir", filepath.Join(dir, "data")}
+		out, err = command(unlock...).CombinedOutput()
+		Expect(err).To(HaveOccurred())
+		Expect(string(out)).To(Equal("tidelock: a reason is required, at most 1024 bytes\n"))
+		out, err = command(append(unlock, "--reason", "the pattern was wrong")...).CombinedOutput()
+		Expect(err).To(HaveOccurred())
+		Expect(string(out)).To(Equal("tidelock: immutability policy 11111111-1111-1111-1111-111111111111 does not exist here\n"))
+
 		By("forking its audit log")
 		fork := []string{"audit", "fork", "--data-dir", filepath.Join(dir, "data"), "--reason", "restored"}
 		out, err = command(fork...).CombinedOutput()

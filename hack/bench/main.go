@@ -1,7 +1,7 @@
 // Command bench measures what Tidelock promises about speed, as ratios of things measured in the same run, and prints
 // one table. Nothing fails when a figure is missed: machines differ, and a timed test is a test of the machine.
 //
-//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists,log,mirror] [flags]
+//	bench [-parts sweep,audit,events,peer,pull,push,memory,lists,log,identities,mirror] [flags]
 package main
 
 import (
@@ -56,6 +56,7 @@ var parts = []part{
 	{"memory", "what a registry takes for many uploads at once", uploadMemory},
 	{"lists", "pages of long lists of tags and repositories", lists},
 	{"log", "pages of a long audit log by each filter, its export and its check", logs},
+	{"identities", "what it costs a pull to find out who pulls", identities},
 	{"mirror", "a mirror of a namespace beside skopeo sync", mirrors},
 }
 

@@ -48,11 +48,15 @@ const (
 	KindCreatePolicy Kind = "create_immutability_policy"
 	KindUpdatePolicy Kind = "update_immutability_policy"
 	KindDeletePolicy Kind = "delete_immutability_policy"
+	KindUnlockPolicy Kind = "unlock_immutability_policy"
 
 	KindPushFailed       Kind = "push_repo_failed"
 	KindDeleteTagFailed  Kind = "delete_tag_failed"
 	KindDeleteRepoFailed Kind = "delete_repo_failed"
 	KindDeleteOrgFailed  Kind = "org_delete_failed"
+	// These are refused because the policy is locked.
+	KindUpdatePolicyFailed Kind = "update_immutability_policy_failed"
+	KindDeletePolicyFailed Kind = "delete_immutability_policy_failed"
 
 	KindAdoptCluster Kind = "adopt_cluster"
 	KindForkLog      Kind = "fork_log"

@@ -31,11 +31,13 @@ const Challenge = `Basic realm="Tidelock"`
 // Identity is an authenticated caller with its role and what it was given.
 type Identity struct {
 	domain.Caller
-	// Role is RoleAnonymous, RoleAccount, RoleSuperuser, RoleLimitedSuperuser or RoleOperator.
+	// Role is RoleAnonymous, RoleAccount, RoleSuperuser, RoleLimitedSuperuser, RoleOperator or RoleExternal.
 	Role Role
 	// Readonly is how much a readonly superuser reads, empty for everybody else. It counts before everything else that the
 	// caller is and was given.
 	Readonly domain.ReadonlyAccess
+	// Subject is an identity of another authority, as that knows it; nil for all others.
+	Subject *Subject
 	// Rights are what an account was given.
 	Rights domain.Rights
 	// Groups are those of who is not known by an account, but elsewhere.
@@ -60,6 +62,10 @@ type Options struct {
 	TokenLifetime time.Duration
 	// Accounts are the users and robots; without them there are admin and the operator.
 	Accounts Accounts
+	// Cluster is the Kubernetes cluster whose identities are taken; nil for none.
+	Cluster Cluster
+	// OIDCIssuers are those whose tokens are taken. What their users may do, Cluster says.
+	OIDCIssuers []OIDCIssuer
 	// Superusers and ReadonlySuperusers are users of the database who administer the registry, and who read everything and
 	// write nothing. Who is both is a readonly superuser.
 	Superusers, ReadonlySuperusers []string
@@ -85,6 +91,8 @@ type Authenticator struct {
 	passwords     *passwordChecker
 	throttle      *throttle
 	directory     *directory
+	cluster       Cluster
+	issuers       map[string]*oidcIssuer
 	keys          *keyRing
 	tokenLifetime time.Duration
 	uses          *uses
@@ -109,8 +117,15 @@ func New(options Options) (*Authenticator, error) {
 	}
 	a := &Authenticator{
 		passwords: newPasswordChecker(options.Now), throttle: newThrottle(options.Now), tokenLifetime: options.TokenLifetime,
-		externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
+		cluster: options.Cluster, issuers: map[string]*oidcIssuer{}, externalURL: options.ExternalURL, proxies: options.TrustedProxies, logger: options.Logger, now: options.Now,
 		standing: newStanding(options),
+	}
+	for _, issuer := range options.OIDCIssuers {
+		known, err := newOIDCIssuer(issuer, options.Now)
+		if err != nil {
+			return nil, err
+		}
+		a.issuers[issuer.URL] = known
 	}
 	if options.Accounts != nil {
 		a.directory = newDirectory(options.Accounts, options.Now)
@@ -174,8 +189,14 @@ func (a *Authenticator) Authenticate(r *http.Request) (Identity, error) {
 // ClientAddress is the address of a request's client, without a port.
 func (a *Authenticator) ClientAddress(r *http.Request) string { return clientAddress(r, a.proxies) }
 
-// Login returns the identity of a name with a password or a token of that account, from an address.
+// Login returns the identity of a name with a password or a token of that account, from an address. A token of another
+// authority says by itself whose it is, whatever the name.
 func (a *Authenticator) Login(ctx context.Context, name, password, address string) (Identity, error) {
+	if id, foreign, err := a.external(ctx, password, address); err != nil {
+		return Identity{}, err
+	} else if foreign {
+		return a.rank(ctx, id)
+	}
 	id, err := a.byToken(ctx, password, name)
 	if domain.CodeOf(err) == domain.CodeUnauthorized {
 		id, err = a.byPassword(ctx, name, password, address)
@@ -286,13 +307,17 @@ func (a *Authenticator) failed(ctx context.Context, account, address string) err
 	return wrongCredentials()
 }
 
-// bearer finds the identity of a bearer token: the operator's, an account's, or one of the token endpoint.
+// bearer finds the identity of a bearer token: the operator's, an account's, one of the token endpoint, or one of another
+// authority.
 func (a *Authenticator) bearer(ctx context.Context, token, address string) (id Identity, err error) {
 	// The operator's token may look like any other.
 	if id, err = a.operatorToken(token); err != nil {
 		switch {
 		case looksLikeJWT(token):
-			id, err = a.fromToken(ctx, token, Service)
+			var foreign bool
+			if id, foreign, err = a.external(ctx, token, address); !foreign {
+				id, err = a.fromToken(ctx, token, Service)
+			}
 		case strings.HasPrefix(token, SecretPrefix):
 			id, err = a.byToken(ctx, token, "")
 		}

@@ -21,6 +21,8 @@ type Accounts interface {
 	PrincipalByID(ctx context.Context, id int64) (domain.Principal, int64, error)
 	PrincipalByToken(ctx context.Context, hash []byte) (domain.Principal, int64, error)
 	Repository(ctx context.Context, name domain.RepositoryName) (domain.Repository, error)
+	// Organization finds an organization; NOT_FOUND if there is none.
+	Organization(ctx context.Context, name string) (domain.Organization, error)
 	// SigningKeys lists keys, the newest first. AddSigningKey does nothing if there is one made after the time given, and
 	// removes those that were replaced before another.
 	SigningKeys(ctx context.Context) ([]domain.SigningKey, error)
@@ -62,6 +64,7 @@ type directory struct {
 	known, tried time.Time
 	principals   map[principalKey]versioned
 	repositories map[domain.RepositoryName]repositoryState
+	owners       map[string]ownerState
 	grants       *grants
 
 	// granting lets one goroutine read the grants, and the others wait for it.
@@ -87,8 +90,14 @@ type repositoryState struct {
 	read           time.Time
 }
 
+// ownerState is the namespace that an organization belongs to, the zero value for none.
+type ownerState struct {
+	domain.Owner
+	read time.Time
+}
+
 func newDirectory(source Accounts, now func() time.Time) *directory {
-	return &directory{source: source, now: now, changes: -1, principals: map[principalKey]versioned{}, repositories: map[domain.RepositoryName]repositoryState{}}
+	return &directory{source: source, now: now, changes: -1, principals: map[principalKey]versioned{}, repositories: map[domain.RepositoryName]repositoryState{}, owners: map[string]ownerState{}}
 }
 
 // current returns the version of identities, not older than refreshEvery, or, while the database does not answer, than
@@ -189,4 +198,26 @@ func (d *directory) repository(ctx context.Context, name domain.RepositoryName) 
 	}
 	d.repositories[name] = state
 	return state, nil
+}
+
+// owner finds the namespace that an organization belongs to; none for an organization that is not there.
+func (d *directory) owner(ctx context.Context, organization string) (domain.Owner, error) {
+	now := d.now()
+	d.mu.Lock()
+	state, ok := d.owners[organization]
+	d.mu.Unlock()
+	if ok && now.Sub(state.read) < refreshEvery {
+		return state.Owner, nil
+	}
+	found, err := d.source.Organization(ctx, organization)
+	if err != nil && domain.CodeOf(err) != domain.CodeNotFound {
+		return domain.Owner{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.owners) >= maxCached {
+		clear(d.owners)
+	}
+	d.owners[organization] = ownerState{Owner: found.Owner, read: now}
+	return found.Owner, nil
 }

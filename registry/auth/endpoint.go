@@ -25,6 +25,7 @@ type Sort struct {
 func Sorts() []Sort {
 	account := []Role{RoleAnybody, RoleAccount}
 	and := func(roles ...Role) []Role { return append(slices.Clone(account), roles...) }
+	external := func(verb Role) []Role { return []Role{RoleAnybody, RoleExternal, verb} }
 	return []Sort{
 		{"anonymous", "a request without credentials", []Role{RoleAnybody, RoleAnonymous}},
 		{"user", "a user who was given nothing, with the password", and(RolePasswordUser)},
@@ -36,6 +37,11 @@ func Sorts() []Sort {
 		{"organization admin", "a user who administers the organization", and(RolePasswordUser, RoleMember, RoleCreator, RoleOrganizationAdmin, RoleReader, RoleWriter, RoleRepositoryAdmin)},
 		{"robot", "a robot of the organization with the permission write on the repository", and(RoleMember, RoleReader, RoleWriter)},
 		{"robot admin", "a robot of the organization with the role admin there", and(RoleMember, RoleCreator, RoleReader, RoleWriter, RoleRepositoryAdmin)},
+		{"cluster get", "an identity of the cluster or of an OIDC issuer that has the verb get on the repository and the organization", external(RoleVerbGet)},
+		{"cluster create", "the same with create", external(RoleVerbCreate)},
+		{"cluster update", "the same with update", external(RoleVerbUpdate)},
+		{"cluster delete", "the same with delete", external(RoleVerbDelete)},
+		{"cluster manage", "the same with manage", external(RoleVerbManage)},
 		{"readonly", "a readonly superuser with the access Full", []Role{RoleAnybody, RoleReadonlySuperuser}},
 		{"readonly metadata", "a readonly superuser with the access MetadataOnly", []Role{RoleAnybody, RoleReadonlyMetadata}},
 		{"limited superuser", "a superuser of the configuration without superusers-full-access", and(RolePasswordUser, RoleLimitedSuperuser)},
@@ -84,8 +90,7 @@ which the caller has the role; elsewhere it is a user who was given nothing.
 	}
 	b.WriteString(`
 A readonly superuser has no other role: whatever else it was given does not count. A push to a repository that does not exist
-takes the permission ` + "`repository:create`" + ` in its organization. Kubernetes identities that are no readonly superusers are
-authorised by the cluster, see [kubernetes-identities.md](kubernetes-identities.md).
+takes the permission ` + "`repository:create`" + ` in its organization. What the verbs of the cluster are, [identities.md](identities.md) says.
 
 | route | permission |`)
 	for _, s := range sorts {

@@ -12,7 +12,7 @@ import (
 // admin of one of its repositories.
 type Role string
 
-// The roles. Each caller has one of the first seven, whatever it asks for.
+// The roles. Each caller has one of the first eight, whatever it asks for.
 const (
 	// RoleAnonymous is a request without credentials.
 	RoleAnonymous Role = "anonymous"
@@ -30,6 +30,9 @@ const (
 	RoleReadonlyMetadata Role = "readonly-superuser-metadata-only"
 	// RoleOperator is the Kubernetes operator: its own endpoints, what proves the audit log, and nothing else.
 	RoleOperator Role = "operator"
+
+	// RoleExternal is an identity of a Kubernetes cluster, or of an issuer of OpenID Connect.
+	RoleExternal Role = "external"
 
 	// RoleAnybody is every caller but the operator.
 	RoleAnybody Role = "anybody"
@@ -49,6 +52,14 @@ const (
 	RoleMember Role = "member"
 	// RoleCreator may create repositories in the organization.
 	RoleCreator Role = "creator"
+	// The roles of an external identity to an organization that belongs to a namespace of the cluster: the cluster lets it
+	// do what the verb says (see Verb).
+	RoleVerbGet    Role = "kubernetes-get"
+	RoleVerbCreate Role = "kubernetes-create"
+	RoleVerbUpdate Role = "kubernetes-update"
+	RoleVerbDelete Role = "kubernetes-delete"
+	RoleVerbManage Role = "kubernetes-manage"
+
 	// RoleOrganizationAdmin is a user who administers the organization. A robot never has this role.
 	RoleOrganizationAdmin Role = "organization-admin"
 )
@@ -58,6 +69,7 @@ func Roles() []Role {
 	return []Role{
 		RoleAnonymous, RoleAccount, RoleSuperuser, RoleLimitedSuperuser, RoleReadonlySuperuser, RoleReadonlyMetadata, RoleOperator, RoleAnybody, RolePasswordUser,
 		RoleReader, RoleWriter, RoleRepositoryAdmin, RoleFounder, RoleMember, RoleCreator, RoleOrganizationAdmin,
+		RoleExternal, RoleVerbGet, RoleVerbCreate, RoleVerbUpdate, RoleVerbDelete, RoleVerbManage,
 	}
 }
 
@@ -115,8 +127,10 @@ const (
 
 	// TagRead lists tags with their locks.
 	TagRead Permission = "tag:read"
-	// TagWrite moves, restores and deletes tags on the management API, and locks them by hand.
+	// TagWrite moves and restores tags on the management API, and locks them by hand.
 	TagWrite Permission = "tag:write"
+	// TagDelete deletes tags there.
+	TagDelete Permission = "tag:delete"
 	// TagManage removes holds by hand and retained holds.
 	TagManage Permission = "tag:manage"
 
@@ -177,24 +191,24 @@ func readonly(roles ...Role) []Role {
 // table is the one permission table. Who is nothing that stands in a permission's row does not have it, and a permission
 // without a row belongs to nobody.
 var table = map[Permission][]Role{
-	RegistryPing:  readonly(RoleAccount, RoleSuperuser),
+	RegistryPing:  readonly(RoleAccount, RoleExternal, RoleSuperuser),
 	TokenIssue:    {RoleAnybody},
 	TokenKeysRead: {RoleAnybody},
-	CatalogRead:   readonly(RoleAccount, RoleSuperuser),
+	CatalogRead:   readonly(RoleAccount, RoleExternal, RoleSuperuser),
 
-	RepositoryPull:   readonly(RoleReader, RoleFounder, RoleSuperuser),
-	BlobPull:         {RoleReader, RoleFounder, RoleSuperuser, RoleReadonlySuperuser},
-	RepositoryPush:   {RoleWriter, RoleFounder, RoleSuperuser},
-	RepositoryDelete: {RoleWriter, RoleSuperuser},
-	RepositoryList:   readonly(RoleAccount, RoleSuperuser),
-	RepositoryRead:   readonly(RoleReader, RoleSuperuser),
-	RepositoryCreate: {RoleCreator, RoleSuperuser},
-	RepositoryAdmin:  {RoleRepositoryAdmin, RoleSuperuser},
+	RepositoryPull:   readonly(RoleReader, RoleFounder, RoleVerbGet, RoleSuperuser),
+	BlobPull:         {RoleReader, RoleFounder, RoleVerbGet, RoleSuperuser, RoleReadonlySuperuser},
+	RepositoryPush:   {RoleWriter, RoleFounder, RoleVerbUpdate, RoleSuperuser},
+	RepositoryDelete: {RoleWriter, RoleVerbDelete, RoleSuperuser},
+	RepositoryList:   readonly(RoleAccount, RoleExternal, RoleSuperuser),
+	RepositoryRead:   readonly(RoleReader, RoleVerbGet, RoleSuperuser),
+	RepositoryCreate: {RoleCreator, RoleVerbCreate, RoleSuperuser},
+	RepositoryAdmin:  {RoleRepositoryAdmin, RoleVerbManage, RoleSuperuser},
 	PermissionRead:   readonly(RoleRepositoryAdmin, RoleSuperuser),
 	PermissionManage: {RoleRepositoryAdmin, RoleSuperuser},
 
 	OrganizationList:   readonly(RoleSuperuser, RoleLimitedSuperuser),
-	OrganizationRead:   readonly(RoleMember, RoleSuperuser),
+	OrganizationRead:   readonly(RoleMember, RoleVerbGet, RoleSuperuser),
 	OrganizationCreate: {RoleSuperuser, RoleLimitedSuperuser},
 	OrganizationAdmin:  {RoleOrganizationAdmin, RoleSuperuser},
 	MemberRead:         readonly(RoleOrganizationAdmin, RoleSuperuser),
@@ -202,15 +216,16 @@ var table = map[Permission][]Role{
 	RobotRead:          readonly(RoleOrganizationAdmin, RoleSuperuser),
 	RobotManage:        {RoleOrganizationAdmin, RoleSuperuser},
 
-	TagRead:     readonly(RoleReader, RoleSuperuser),
-	TagWrite:    {RoleWriter, RoleSuperuser},
-	TagManage:   {RoleOrganizationAdmin, RoleSuperuser},
-	PolicyRead:  readonly(RoleOrganizationAdmin, RoleSuperuser),
-	PolicyWrite: {RoleOrganizationAdmin, RoleSuperuser},
+	TagRead:     readonly(RoleReader, RoleVerbGet, RoleSuperuser),
+	TagWrite:    {RoleWriter, RoleVerbUpdate, RoleSuperuser},
+	TagDelete:   {RoleWriter, RoleVerbDelete, RoleSuperuser},
+	TagManage:   {RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser},
+	PolicyRead:  readonly(RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser),
+	PolicyWrite: {RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser},
 	MirrorRead:  readonly(RoleOrganizationAdmin, RoleSuperuser),
 	MirrorWrite: {RoleOrganizationAdmin, RoleSuperuser},
 
-	LogsRead:      readonly(RoleOrganizationAdmin, RoleSuperuser),
+	LogsRead:      readonly(RoleOrganizationAdmin, RoleVerbManage, RoleSuperuser),
 	SuperuserLogs: readonly(RoleSuperuser, RoleLimitedSuperuser),
 	LogsProve:     readonly(RoleSuperuser, RoleLimitedSuperuser, RoleOperator),
 	ErasureRead:   readonly(RoleSuperuser),
@@ -347,10 +362,16 @@ func MayPull(id Identity, repository domain.Repository) bool {
 
 // Authorize returns nil if the caller has the permission on the resource. Otherwise it returns a *domain.Error:
 // UNAUTHORIZED for an anonymous caller, and for a token that is not for this, who may try again with credentials or
-// another token; DENIED for everybody else, and always for a readonly superuser, whom no token lets write. Whether the resource exists makes no difference to whom may not see it.
-// UNAVAILABLE means that it cannot be determined now.
+// another token; DENIED for everybody else, and always for a readonly superuser, whom no token lets write. Whether the
+// resource exists makes no difference to whom may not see it. UNAVAILABLE means that it cannot be determined now.
 func (a *Authenticator) Authorize(ctx context.Context, id Identity, permission Permission, on Resource) error {
 	allowed := id.Holds(permission, on)
+	if !allowed && id.Role == RoleExternal && id.Readonly == "" {
+		var err error
+		if allowed, err = a.allowedByCluster(ctx, id, permission, on); err != nil {
+			return err
+		}
+	}
 	if !allowed && id.Role != RoleOperator && id.Readonly == "" && on.path != "" {
 		var err error
 		if allowed, err = a.allowedByState(ctx, id, permission, on); err != nil {
@@ -389,7 +410,7 @@ func (a *Authenticator) allowedByState(ctx context.Context, id Identity, permiss
 
 func denied(id Identity, permission Permission, on Resource) error {
 	kind := string(id.Role)
-	if id.Role == RoleAccount {
+	if id.Role == RoleAccount || id.Role == RoleExternal {
 		kind = string(id.Kind)
 	}
 	return domain.Errorf(domain.CodeDenied, "%s %q does not have the permission %s", kind, id.Name, permission.on(on))

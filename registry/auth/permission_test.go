@@ -54,6 +54,7 @@ var _ = Describe("The permission table", func() {
 		Entry(nil, auth.RepositoryRead, true, "superuser", "admin", "reader", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.RepositoryAdmin, true, "superuser", "admin", "repository-admin", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.PermissionManage, true, "superuser", "admin", "repository-admin", "robot-repository-admin", "robot-admin"),
+		Entry(nil, auth.TagDelete, true, "superuser", "admin", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.PermissionRead, true, "superuser", "admin", "repository-admin", "robot-repository-admin", "robot-admin"),
 		Entry(nil, auth.TagWrite, true, "superuser", "admin", "writer", "repository-admin", "robot-writer", "robot-repository-admin", "robot-admin"),
 		Entry("removing locks to admins who are people", auth.TagManage, true, "superuser", "admin"),

@@ -60,6 +60,8 @@ type claims struct {
 	Epoch   int64 `json:"epoch,omitempty"`
 	// Password binds a token of admin to the password.
 	Password string `json:"password,omitempty"`
+	// External is who the subject is to another authority.
+	External *subjectClaims `json:"external,omitempty"`
 	// Credential is the id of the token that the client came with.
 	Credential string   `json:"credential,omitempty"`
 	Access     []Access `json:"access"`
@@ -80,7 +82,7 @@ type TokenAnswer struct {
 	Scope     string
 	ExpiresIn time.Duration
 	IssuedAt  time.Time
-	// RefreshToken is empty unless asked for, and for anonymous callers.
+	// RefreshToken is empty unless asked for, for anonymous callers, and for those whom another authority knows.
 	RefreshToken string
 }
 
@@ -95,10 +97,13 @@ func (a *Authenticator) Issue(ctx context.Context, id Identity, request TokenReq
 		return TokenAnswer{}, err
 	}
 	answer := TokenAnswer{Scope: formatScopes(access), ExpiresIn: a.tokenLifetime, IssuedAt: a.now().UTC().Truncate(time.Second)}
-	if answer.Token, err = a.sign(key, id, Service, access, answer.IssuedAt, a.tokenLifetime); err != nil {
+	if id.Subject != nil {
+		answer.ExpiresIn = min(answer.ExpiresIn, externalLifetime, id.Subject.Expires.Sub(answer.IssuedAt))
+	}
+	if answer.Token, err = a.sign(key, id, Service, access, answer.IssuedAt, answer.ExpiresIn); err != nil {
 		return TokenAnswer{}, err
 	}
-	if request.Refresh && id.Role != RoleAnonymous {
+	if request.Refresh && id.Role != RoleAnonymous && id.Subject == nil {
 		answer.RefreshToken, err = a.sign(key, id, audienceRefresh, []Access{}, answer.IssuedAt, refreshLifetime)
 	}
 	return answer, err
@@ -113,6 +118,9 @@ func (a *Authenticator) sign(key signingKey, id Identity, audience string, acces
 			IssuedAt: jwt.NewNumericDate(at), NotBefore: jwt.NewNumericDate(at), Expiry: jwt.NewNumericDate(at.Add(lifetime)),
 		},
 		Kind: id.Kind, Account: id.Account, Epoch: id.Epoch, Credential: id.TokenID, Access: access,
+	}
+	if s := id.Subject; s != nil {
+		c.External = &subjectClaims{User: s.User, UID: s.UID, Groups: s.Groups, Extra: s.Extra}
 	}
 	if id.Role == RoleSuperuser && id.Account == 0 {
 		var err error
@@ -171,6 +179,8 @@ func (a *Authenticator) fromToken(ctx context.Context, text, audience string) (I
 	switch {
 	case c.Kind == domain.CallerAnonymous:
 		return Identity{Caller: domain.Caller{Kind: domain.CallerAnonymous}, Role: RoleAnonymous, Scopes: scopes}, nil
+	case c.External != nil:
+		return a.fromSubject(c, scopes)
 	case c.Account != 0:
 		p, err := a.directory.principal(ctx, principalKey{id: c.Account})
 		if domain.CodeOf(err) == domain.CodeNotFound || (err == nil && p.Epoch != c.Epoch) {

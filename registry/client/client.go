@@ -158,9 +158,13 @@ func (c *Client) PolicyStatus(ctx context.Context, namespace, name string) (open
 }
 
 // DeletePolicy withdraws the policy of an ImmutabilityPolicy. cluster is the UID of the namespace kube-system, uid the
-// object's. It is a no-op for another UID and for a policy that is not there.
-func (c *Client) DeletePolicy(ctx context.Context, namespace, name, cluster, uid string) error {
+// object's. It is a no-op for another UID and for a policy that is not there. IsPolicyLocked tells that the policy is
+// locked; where the object goes because its namespace does, it is orphaned instead.
+func (c *Client) DeletePolicy(ctx context.Context, namespace, name, cluster, uid string, namespaceGoes bool) error {
 	query := url.Values{"cluster": {cluster}, "uid": {uid}}
+	if namespaceGoes {
+		query.Set("namespaceGoes", "true")
+	}
 	return c.call(ctx, request{method: http.MethodDelete, path: policyPath(namespace, name), query: query})
 }
 
@@ -169,6 +173,13 @@ func (c *Client) DeletePolicy(ctx context.Context, namespace, name, cluster, uid
 func (c *Client) NoteDeletionIntent(ctx context.Context, namespace, name string, intent openapi.DeletionIntent) error {
 	path := append(policyPath(namespace, name), "deletion-intent")
 	return c.call(ctx, request{method: http.MethodPut, path: path, body: intent})
+}
+
+// NoteRefusedChange tells that admission refused to weaken or delete an ImmutabilityPolicy that is locked. It is a no-op for
+// another UID and for a policy that is not there.
+func (c *Client) NoteRefusedChange(ctx context.Context, namespace, name string, change openapi.RefusedChange) error {
+	path := append(policyPath(namespace, name), "refused-changes")
+	return c.call(ctx, request{method: http.MethodPost, path: path, body: change})
 }
 
 // PutOrgMirror makes an organization's mirror what the OrgMirror of this namespace and name declares. It is idempotent.

@@ -208,14 +208,14 @@ var _ = Describe("The client of a real registry", func() {
 			Expect(entry.Policy).To(Equal(put.Policy.UUID))
 		}
 
-		Expect(r.client.DeletePolicy(ctx, "team-a", "releases", "cluster-1", "another-uid")).To(Succeed(), "a no-op")
+		Expect(r.client.DeletePolicy(ctx, "team-a", "releases", "cluster-1", "another-uid", false)).To(Succeed(), "a no-op")
 		status, err := r.client.PolicyStatus(ctx, "team-a", "releases")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.Policy.DeleteAt).To(BeNil())
 		intent := openapi.DeletionIntent{UID: "uid-1", User: "carol", UserUID: "carol-uid"}
 		Expect(r.client.NoteDeletionIntent(ctx, "team-a", "releases", intent)).To(Succeed())
 		Expect(r.client.NoteDeletionIntent(ctx, "team-a", "nothing", intent)).To(Succeed(), "a no-op")
-		Expect(r.client.DeletePolicy(ctx, "team-a", "releases", "cluster-1", "uid-1")).To(Succeed())
+		Expect(r.client.DeletePolicy(ctx, "team-a", "releases", "cluster-1", "uid-1", false)).To(Succeed())
 		about, err = r.client.PolicyLog(ctx, put.Policy.UUID, about.Entries[len(about.Entries)-1].Index, client.MaxLogLimit)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(about.Entries).To(ConsistOf(HaveField("Metadata", And(
@@ -223,7 +223,7 @@ var _ = Describe("The client of a real registry", func() {
 		status, err = r.client.PolicyStatus(ctx, "team-a", "releases")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.Policy.DeleteAt).NotTo(BeNil())
-		Expect(r.client.DeletePolicy(ctx, "team-a", "nothing", "cluster-1", "uid-1")).To(Succeed(), "a no-op")
+		Expect(r.client.DeletePolicy(ctx, "team-a", "nothing", "cluster-1", "uid-1", false)).To(Succeed(), "a no-op")
 	})
 
 	It("brings a mirror, follows its syncs, and ends it", func(ctx SpecContext) {

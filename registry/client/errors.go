@@ -23,6 +23,8 @@ type Error struct {
 	Message string
 	// Owner is who owns the organization, with ORGANIZATION_NOT_OWNED.
 	Owner *domain.Owner
+	// LockedUntil is when the policy can be changed again, with POLICY_LOCKED.
+	LockedUntil time.Time
 	// RetryAfter is how long the registry asks to wait; zero if it does not.
 	RetryAfter time.Duration
 }
@@ -45,6 +47,9 @@ func readError(response *http.Response, body io.Reader) error {
 	var problem openapi.Problem
 	if json.NewDecoder(io.LimitReader(body, maxProblem)).Decode(&problem) == nil && problem.Code != "" {
 		e.Code, e.Message = domain.Code(problem.Code), problem.Detail
+		if problem.LockedUntil != nil {
+			e.LockedUntil = *problem.LockedUntil
+		}
 		if problem.Owner != nil {
 			e.Owner = &domain.Owner{Namespace: problem.Owner.Namespace, UID: problem.Owner.UID}
 		}
@@ -54,6 +59,9 @@ func readError(response *http.Response, body io.Reader) error {
 
 // IsNotOwned tells that the organization belongs to another namespace; Error.Owner says to which.
 func IsNotOwned(err error) bool { return hasCode(err, domain.CodeOrganizationNotOwned) }
+
+// IsPolicyLocked tells that the policy cannot be weakened or deleted; Error.LockedUntil says until when.
+func IsPolicyLocked(err error) bool { return hasCode(err, domain.CodePolicyLocked) }
 
 // IsStale tells that the registry has seen a newer state than the caller's.
 func IsStale(err error) bool { return hasCode(err, domain.CodeStale) }

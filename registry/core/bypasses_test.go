@@ -156,6 +156,31 @@ var bypasses = []chapter{
 			},
 		},
 		{
+			"Take back a rule that is locked", "changes or deletes a policy before its `lockedUntil`, by itself, with its organization, or through its Kubernetes object, whose finalizer is then removed",
+			"refused with the date, and an entry; the policy stays in force", "Whoever may edit a policy, or steals the account of somebody who may, is not the one whom a lock is to stop last",
+			func(h *harness) {
+				d := h.mustPush(app, "v1")
+				m := managed("u1", 1)
+				m.Spec.LockedUntil = h.clock.Now().Add(time.Hour)
+				m.Claim.Organizations = []string{"team-a"}
+				status, err := h.PutManagedPolicy(ctx, operator, m)
+				Expect(err).NotTo(HaveOccurred())
+				weaker := m
+				weaker.Manager.Generation, weaker.Spec = 2, spec("nothing")
+				weaker.Spec.EnforcementMode = domain.DryRun
+				_, err = h.PutManagedPolicy(ctx, operator, weaker)
+				Expect(err).To(haveCode(domain.CodePolicyLocked))
+				Expect(h.DeleteManagedPolicy(ctx, operator, cluster, m.Manager, false)).To(haveCode(domain.CodePolicyLocked))
+				Expect(h.Synced(ctx, operator, cluster, nil)).To(Succeed()) // the object is gone
+				Expect(h.DeletePolicy(ctx, alice, teamA, status.Policy.UUID)).To(haveCode(domain.CodePolicyLocked))
+				Expect(h.AdoptPolicy(ctx, alice, teamA, status.Policy.UUID)).To(Succeed())
+				_, err = h.UpdatePolicy(ctx, alice, teamA, status.Policy.UUID, weaker.Spec)
+				Expect(err).To(haveCode(domain.CodePolicyLocked))
+				h.idle()
+				h.stands(h.overwrite(), d)
+			},
+		},
+		{
 			"Contradict the rule by another", "adds a policy with the same pattern and the opposite selection, or a narrower one beside it",
 			"the same pattern is refused in one scope; in another scope it changes nothing", "Policies combine as OR: one more can only lock more",
 			func(h *harness) {

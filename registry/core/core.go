@@ -24,6 +24,8 @@ type Options struct {
 	Now func() time.Time
 	// DeletionDelay is how long a policy stays in force after its Kubernetes object was deleted; 5 minutes by default.
 	DeletionDelay time.Duration
+	// MaxLock is how far away the end of a policy's lock may be; policy.DefaultMaxLock by default.
+	MaxLock time.Duration
 	// RefusalWindow is how long repeats of a refusal are counted into one entry; 60 seconds by default.
 	RefusalWindow time.Duration
 	// SweepBatch is how many tags one transaction of a sweep visits while clients write; 100 by default, so that they
@@ -104,6 +106,9 @@ func New(store meta.Store, options Options) *Core {
 	}
 	if options.DeletionDelay == 0 {
 		options.DeletionDelay = 5 * time.Minute
+	}
+	if options.MaxLock == 0 {
+		options.MaxLock = policy.DefaultMaxLock
 	}
 	if options.RefusalWindow == 0 {
 		options.RefusalWindow = time.Minute

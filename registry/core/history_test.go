@@ -501,7 +501,7 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 		_, err := h.PutManagedPolicy(ctx, operator, m)
 		Expect(err).NotTo(HaveOccurred())
 		h.mustPush(app, "v1")
-		Expect(h.DeleteManagedPolicy(ctx, operator, "c", m.Manager)).To(Succeed())
+		Expect(h.DeleteManagedPolicy(ctx, operator, "c", m.Manager, false)).To(Succeed())
 		m.Manager.UID = "2"
 		_, err = h.PutManagedPolicy(ctx, operator, m)
 		Expect(err).NotTo(HaveOccurred())
@@ -509,7 +509,7 @@ var _ = eachEngine("The history of a tag", func(h *harness) {
 		Expect(h.locks(app, "v1")).To(HaveLen(2), "one lock with one reason")
 		reason := h.history(app, "v1", core.HistoryQuery{}).Locks[0].Reasons[0]
 		Expect(reason.By.String()).To(Equal("Kubernetes user alice with ImmutabilityPolicy team-a/releases"))
-		Expect(h.DeleteManagedPolicy(ctx, operator, "c", m.Manager)).To(Succeed())
+		Expect(h.DeleteManagedPolicy(ctx, operator, "c", m.Manager, false)).To(Succeed())
 		h.clock.Advance(time.Hour)
 		Eventually(func() []string { return h.locks(app, "v1") }).WithTimeout(patience).Should(ContainElement("  hold v.*: delete_immutability_policy 0 - now"))
 		h.idle()

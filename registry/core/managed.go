@@ -20,13 +20,14 @@ import (
 
 // PutManagedPolicy makes the registry's policy what a Kubernetes object declares. It is idempotent, and fenced: a lower
 // generation of the object than one seen before, and the UID of an object that was replaced or deleted, are STALE,
-// another cluster is OTHER_CLUSTER, a namespace without a claim is ORGANIZATION_NOT_OWNED.
+// another cluster is OTHER_CLUSTER, a namespace without a claim is ORGANIZATION_NOT_OWNED, and what weakens a policy that is
+// locked is POLICY_LOCKED.
 func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m ManagedPolicy) (status PolicyStatus, err error) {
-	m.Events = cmp.Or(m.Events, domain.EventsPerTag)
+	m.Events, m.Spec = cmp.Or(m.Events, domain.EventsPerTag), normalized(m.Spec)
 	if err := validateManaged(m); err != nil {
 		return status, err
 	}
-	// A refused claim of a policy that is here is recorded, so the refusal must not undo the transaction.
+	// A refused claim of a policy that is here is recorded, and what its lock refuses: that must not undo the transaction.
 	var refused error
 	var id string
 	err = writeManaged(ctx, c, caller, m.Cluster, m.Scope.Organization, policyOf(m.Manager), func(ch *change, present *domain.Policy) error {
@@ -42,6 +43,14 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 		if err != nil {
 			return err
 		}
+		if locked := forbiddenByLock(o, present, m, ch.now); locked != nil {
+			refused = locked
+			what := fmt.Sprintf("%s %s %d", updatesPolicy, m.Manager.UID, m.Manager.Generation)
+			return ch.logRefusedObject(audit.KindUpdatePolicyFailed, updatesPolicy, what, *present, locked.Message, applicant(m.Manager, m.Applied))
+		}
+		if err := c.checkLockEnd(m.Spec.LockedUntil, lockOfManaged(present)); err != nil {
+			return err
+		}
 		p, err := ch.putManaged(o, present, m)
 		id = p.UUID
 		return err
@@ -53,6 +62,14 @@ func (c *Core) PutManagedPolicy(ctx context.Context, caller domain.Caller, m Man
 		return status, err
 	}
 	return c.status(ctx, func(r *meta.Reader) (domain.Policy, error) { return r.Policy(id) })
+}
+
+// lockOfManaged is until when the policy of an object is locked, if it has one.
+func lockOfManaged(present *domain.Policy) time.Time {
+	if present == nil {
+		return noTime
+	}
+	return present.LockedUntil
 }
 
 func validateManaged(m ManagedPolicy) error {
@@ -366,9 +383,12 @@ func recent(intent domain.DeletionIntent, now time.Time) domain.DeletionIntent {
 }
 
 // DeleteManagedPolicy accepts the deletion of an object: its policy stays in force for the deletion delay, in which an
-// object of the same name can take it over. It does nothing for another UID than the policy's.
-func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy) error {
-	return writeManaged(ctx, c, caller, cluster, "", policyOf(m), func(ch *change, p *domain.Policy) error {
+// object of the same name can take it over. It does nothing for another UID than the policy's. A policy that is locked
+// stays: POLICY_LOCKED, unless the object goes because its namespace does; then the policy is orphaned.
+func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, m domain.ManagedBy, namespaceGoes bool) error {
+	var refused *domain.Error
+	err := writeManaged(ctx, c, caller, cluster, "", policyOf(m), func(ch *change, p *domain.Policy) error {
+		refused = nil
 		if p == nil || p.Manager.UID != m.UID || !p.DeleteAt.IsZero() {
 			return nil
 		}
@@ -377,6 +397,11 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 			if err := ch.SetPolicyDeletionIntent(p.ID, p.DeletionIntent); err != nil {
 				return err
 			}
+		}
+		if p.Locked(ch.now) {
+			var err error
+			refused, err = ch.deleteLocked(*p, namespaceGoes)
+			return err
 		}
 		at := ch.now.Add(c.options.DeletionDelay)
 		metadata := appliedBy(p.DeletionIntent.User, p.DeletionIntent.UserUID)
@@ -388,6 +413,10 @@ func (c *Core) DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cl
 		}
 		return ch.SetPolicyDeleteAt(p.ID, at)
 	})
+	if err == nil && refused != nil {
+		return refused
+	}
+	return err
 }
 
 // finder finds what a Kubernetes object manages, nil if it manages nothing, and the organization that it is in.

@@ -42,7 +42,7 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 	}
 	remove := func(uid string) {
 		GinkgoHelper()
-		Expect(h.DeleteManagedPolicy(ctx, operator, cluster, managed(uid, 1).Manager)).To(Succeed())
+		Expect(h.DeleteManagedPolicy(ctx, operator, cluster, managed(uid, 1).Manager, false)).To(Succeed())
 	}
 	pattern := func(text string) func(*core.ManagedPolicy) {
 		return func(m *core.ManagedPolicy) { m.Spec.TagPattern = text }
@@ -426,7 +426,7 @@ var _ = eachEngine("A policy that a Kubernetes object manages", func(h *harness)
 			refused(changed(managed("u1", 2), pattern("x")))
 			Expect(metadataOf(h.entries(audit.KindUpdatePolicy), "lost")).To(Equal([]any{true}), "said once")
 			remove("u1")
-			Expect(h.DeleteManagedPolicy(ctx, operator, cluster, changed(managed("", 1), claim("other", "ns-o")).Manager)).To(Succeed())
+			Expect(h.DeleteManagedPolicy(ctx, operator, cluster, changed(managed("", 1), claim("other", "ns-o")).Manager, false)).To(Succeed())
 			h.clock.Advance(time.Hour)
 			h.with(func(*core.Options) {})
 			Eventually(func() []audit.View { return h.entries(audit.KindDeletePolicy) }).WithTimeout(patience).Should(HaveLen(2))

@@ -77,7 +77,7 @@ func ownerMetadata(owner domain.Owner) audit.Metadata {
 }
 
 // DeleteOrganization removes an organization with all that is in it. Locked tags, and policies and a mirror that Kubernetes
-// objects manage, forbid it: CONFLICT.
+// objects manage, forbid it: CONFLICT. So does a policy that is locked: POLICY_LOCKED.
 func (c *Core) DeleteOrganization(ctx context.Context, caller domain.Caller, name string) error {
 	return c.write(ctx, caller, meta.Scope{Organization: name, OrganizationExclusive: true}, func(ch *change) error {
 		o, err := organization(&ch.Reader, name)
@@ -102,6 +102,10 @@ func (c *Core) DeleteOrganization(ctx context.Context, caller domain.Caller, nam
 		for _, p := range policies {
 			if p.Manager != nil && !p.Orphaned {
 				return managedError(p)
+			}
+			if p.Locked(ch.now) {
+				answer := policyLocked(p, "organization "+name+" cannot be deleted before that time")
+				return refusePolicyChange(audit.KindDeleteOrgFailed, "delete", p, answer)
 			}
 			if err := ch.deletePolicy(p, nil); err != nil {
 				return err

@@ -150,16 +150,13 @@ type Fork struct {
 // Lost is how many entries of the checkpoint are not in the log.
 func (f Fork) Lost() int64 { return max(0, f.Checkpoint.Size-f.Index) }
 
-// maxForkReason bounds the reason of a fork, in bytes.
-const maxForkReason = 1024
-
 // ForkLog begins a new origin of the log with an entry that explains what became of the checkpoint that was published
 // last, or without one, of the log's own last one. Indices go on, and so do writes. Without force a log is not forked
 // that nothing contradicts.
 func (c *Core) ForkLog(ctx context.Context, caller domain.Caller, reason string, force bool) (fork Fork, err error) {
 	reason = strings.TrimSpace(reason)
-	if reason == "" || len(reason) > maxForkReason {
-		return fork, domain.Errorf(domain.CodeInvalid, "a reason is required, at most %d bytes", maxForkReason)
+	if reason == "" || len(reason) > maxReason {
+		return fork, domain.Errorf(domain.CodeInvalid, "a reason is required, at most %d bytes", maxReason)
 	}
 	origin, err := newOrigin()
 	if err != nil {

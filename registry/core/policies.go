@@ -53,9 +53,11 @@ func managedByError(what string, m domain.ManagedBy) error {
 	return domain.Errorf(domain.CodeManagedByResource, "%s is managed by %s; change that object", what, m)
 }
 
-// CreatePolicy makes a policy, which is in force when it returns. The same pattern twice in a scope is INVALID.
+// CreatePolicy makes a policy, which is in force when it returns. The same pattern twice in a scope, and a lock for longer
+// than Options.MaxLock, are INVALID.
 func (c *Core) CreatePolicy(ctx context.Context, caller domain.Caller, scope Scope, spec domain.PolicySpec) (created domain.Policy, err error) {
-	if err := policy.Validate(spec); err != nil {
+	spec = normalized(spec)
+	if err := errors.Join(policy.Validate(spec), c.checkLockEnd(spec.LockedUntil, noTime)); err != nil {
 		return created, err
 	}
 	err = c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
@@ -142,9 +144,18 @@ func addManager(metadata audit.Metadata, m *domain.ManagedBy) {
 }
 
 func specMetadata(prefix string, spec domain.PolicySpec) audit.Metadata {
-	return audit.Metadata{
+	metadata := audit.Metadata{
 		prefix + "tag_pattern": spec.TagPattern, prefix + "tag_pattern_matches": spec.TagPatternMatches,
 		prefix + "enforcement_mode": string(spec.EnforcementMode), prefix + "reclaim_policy": string(spec.ReclaimPolicy),
+	}
+	addLock(metadata, prefix, spec)
+	return metadata
+}
+
+// addLock adds until when a policy is locked, if it is.
+func addLock(metadata audit.Metadata, prefix string, spec domain.PolicySpec) {
+	if !spec.LockedUntil.IsZero() {
+		metadata[prefix+"locked_until"] = spec.LockedUntil.Format(timestamp)
 	}
 }
 
@@ -165,8 +176,10 @@ func (ch *change) queueSweep(p domain.Policy, kind SweepKind, cause SweepCause) 
 	return ch.InsertSweep(meta.Sweep{PolicyID: p.ID, Revision: p.Revision, Kind: string(kind), Cause: string(cause), Events: p.Events, CreatedAt: ch.now})
 }
 
-// UpdatePolicy replaces a policy's spec. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE.
+// UpdatePolicy replaces a policy's spec. What a Kubernetes object manages is refused: MANAGED_BY_RESOURCE. So is what
+// weakens a locked policy: POLICY_LOCKED.
 func (c *Core) UpdatePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string, spec domain.PolicySpec) (updated domain.Policy, err error) {
+	spec = normalized(spec)
 	if err := policy.Validate(spec); err != nil {
 		return updated, err
 	}
@@ -178,6 +191,12 @@ func (c *Core) UpdatePolicy(ctx context.Context, caller domain.Caller, scope Sco
 		if p.Manager != nil {
 			return managedError(p)
 		}
+		if locked := unchangeable(p, spec, ch.now); locked != nil {
+			return refusePolicyChange(audit.KindUpdatePolicyFailed, updatesPolicy, p, locked)
+		}
+		if err := c.checkLockEnd(spec.LockedUntil, p.LockedUntil); err != nil {
+			return err
+		}
 		if err := ch.checkDuplicate(p.OrganizationID, p.Repository, spec, p.ID); err != nil {
 			return err
 		}
@@ -187,11 +206,20 @@ func (c *Core) UpdatePolicy(ctx context.Context, caller domain.Caller, scope Sco
 	return updated, err
 }
 
-// changePolicy makes a new revision, in force at once. Under Retain, what the old one locked stays locked: as a closing
+// changePolicy makes a new revision, in force at once, unless only the lock of the policy changes. Under Retain, what the old one locked stays locked: as a closing
 // revision until the sweep has placed its holds.
 func (ch *change) changePolicy(p domain.Policy, spec domain.PolicySpec, metadata audit.Metadata) (domain.Policy, error) {
 	old := p
 	if spec == old.PolicySpec {
+		return p, nil
+	}
+	if err := ch.setLock(&p, spec.LockedUntil); err != nil {
+		return p, err
+	}
+	if spec == p.PolicySpec {
+		addLock(metadata, "", spec)
+		addLock(metadata, "previous_", old.PolicySpec)
+		ch.logPolicy(audit.KindUpdatePolicy, p, metadata)
 		return p, nil
 	}
 	p.Revision++
@@ -232,7 +260,8 @@ func (ch *change) retireRevision(p domain.Policy, closing bool, cause SweepCause
 	return ch.queueSweep(p, SweepClose, cause)
 }
 
-// DeletePolicy withdraws a policy at once; its reclaim policy says what becomes of its holds.
+// DeletePolicy withdraws a policy at once; its reclaim policy says what becomes of its holds. One that is locked is
+// refused: POLICY_LOCKED.
 func (c *Core) DeletePolicy(ctx context.Context, caller domain.Caller, scope Scope, id string) error {
 	return c.write(ctx, caller, scope.exclusive(), func(ch *change) error {
 		p, err := scope.findPolicy(&ch.Reader, id)
@@ -241,6 +270,9 @@ func (c *Core) DeletePolicy(ctx context.Context, caller domain.Caller, scope Sco
 		}
 		if p.Manager != nil && !p.Orphaned {
 			return managedError(p)
+		}
+		if locked := undeletable(p, ch.now); locked != nil {
+			return refusePolicyChange(audit.KindDeletePolicyFailed, deletesPolicy, p, locked)
 		}
 		return ch.deletePolicy(p, nil)
 	})

@@ -500,6 +500,10 @@ func (c *Core) endGrants(ctx context.Context) error {
 		return err
 	}
 	return c.writeAlways(ctx, domain.System, meta.Scope{Background: true}, func(ch *change) error {
+		// An operator's changes of grants come before or after.
+		if _, err := ch.Installation(); err != nil {
+			return err
+		}
 		due, err := ch.EndingReadonlySuperusers(ch.now)
 		if err != nil {
 			return err

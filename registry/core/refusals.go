@@ -53,7 +53,7 @@ const (
 	refusalTags = 1000
 )
 
-// windowKey is what makes two refusals repeats of one another. A window of a whole repository has no tag, no policy and
+// windowKey is what makes two refusals repeats of one another. A window of a whole repository has no tag, no policy, no user and
 // no address, a window of everything no repository either.
 type windowKey struct {
 	caller             domain.Caller
@@ -61,7 +61,9 @@ type windowKey struct {
 	operation          string
 	organization, path string
 	tag, policy        string
-	whole              bool
+	// user is the Kubernetes user for whom the operator tells it.
+	user  string
+	whole bool
 }
 
 // window counts the repeats of a refusal whose first entry is in the log.
@@ -101,14 +103,15 @@ func newRefusals(length time.Duration, now func() time.Time) *refusals {
 func (s *refusals) enter(caller domain.Caller, r refusal) (w *window, first bool) {
 	// Another credential or epoch of the same caller is no other caller.
 	caller.TokenID, caller.Epoch = "", 0
-	key := windowKey{caller: caller, kind: r.kind, operation: r.operation, organization: r.about.organization, path: r.about.repository, tag: r.about.tag, policy: r.about.policy}
+	user, _ := r.metadata["applied_by"].(string)
+	key := windowKey{caller: caller, kind: r.kind, operation: r.operation, organization: r.about.organization, path: r.about.repository, tag: r.about.tag, policy: r.about.policy, user: user}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	caller.Address = ""
 	w, ok := s.windows[key]
 	if !ok && s.callers[caller] >= refusalWindowsPerCaller {
-		key.caller, key.tag, key.policy, key.whole = caller, "", "", true
+		key.caller, key.tag, key.policy, key.user, key.whole = caller, "", "", "", true
 		w, ok = s.windows[key]
 	}
 	if !ok && s.callers[caller] >= refusalRepositoriesPerCaller {
@@ -312,6 +315,9 @@ func (w *window) closing(now time.Time) audit.Entry {
 	}
 	if len(w.digests) > 0 {
 		metadata["attempted_digests"] = w.digests
+	}
+	if w.key.user != "" {
+		metadata["applied_by"] = w.key.user
 	}
 	about := subject{organization: w.key.organization, repository: w.key.path, tag: w.key.tag, policy: w.key.policy}
 	if w.key.whole {

@@ -33,6 +33,47 @@ var _ = Describe("Replicas", func() {
 		b.stop()
 	})
 
+	It("end an expired readonly superuser once, both of them at it, and never one that was given a later time meanwhile", func() {
+		const grants = 30
+		put := func(i int, generation int64, at time.Time) {
+			GinkgoHelper()
+			m := granted(fmt.Sprintf("u%d", i), generation, until(at), to(domain.Subject{Kind: domain.SubjectGroup, Name: fmt.Sprintf("group-%d", i)}))
+			m.Manager.Name = fmt.Sprintf("audit-%d", i)
+			_, err := a.PutManagedReadonlySuperuser(ctx, operator, m)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		end := a.clock.Now().Add(time.Hour)
+		for i := range grants {
+			put(i, 1, end)
+		}
+		later := end.Add(time.Hour)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer GinkgoRecover()
+			for i := range grants / 2 {
+				put(i, 2, later)
+			}
+		})
+		a.clock.Advance(time.Hour)
+		wg.Wait()
+		ended := func() map[string]int {
+			times := map[string]int{}
+			for _, e := range a.entries(audit.KindExpireReadonly) {
+				times[e.Metadata["username"].(string)]++
+			}
+			return times
+		}
+		// Those that were given a later time may have ended before.
+		Eventually(ended).WithTimeout(patience).Should(HaveKey(fmt.Sprintf("group-%d", grants-1)))
+		Consistently(ended, "50ms").Should(And(Not(BeEmpty()), HaveEach(1)))
+		for i := range grants / 2 {
+			status, err := b.ManagedReadonlySuperuser(ctx, domain.KindReadonlySuperuser, fmt.Sprintf("audit-%d", i))
+			Expect(err).NotTo(HaveOccurred())
+			Expect(status.Active).To(BeTrue())
+			Expect(status.ExpiresAt).To(BeTemporally("~", later, time.Millisecond))
+		}
+	})
+
 	It("push at once: a new organization and a new repository are made once, and the log has neither gaps nor doubles", func() {
 		var wg sync.WaitGroup
 		for worker, h := range []*harness{a, b, a, b, a, b, a, b} {
@@ -196,7 +237,7 @@ var _ = Describe("Replicas", func() {
 	It("carry out a due deletion once", func() {
 		_, err := a.PutManagedPolicy(ctx, operator, managed("u1", 1))
 		Expect(err).NotTo(HaveOccurred())
-		Expect(b.DeleteManagedPolicy(ctx, operator, cluster, managed("u1", 1).Manager)).To(Succeed())
+		Expect(b.DeleteManagedPolicy(ctx, operator, cluster, managed("u1", 1).Manager, false)).To(Succeed())
 		a.clock.Advance(time.Hour)
 		Eventually(func() []audit.View { return a.entries(audit.KindDeletePolicy) }).WithTimeout(patience).Should(HaveLen(1))
 		a.idle()

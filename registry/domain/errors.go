@@ -41,6 +41,8 @@ const (
 	CodeConflict Code = "CONFLICT"
 	// CodePreconditionFailed refuses a request whose own conditions the present state does not meet.
 	CodePreconditionFailed Code = "PRECONDITION_FAILED"
+	// CodePolicyLocked refuses to weaken or delete a policy before its LockedUntil, which is in Error.LockedUntil.
+	CodePolicyLocked Code = "POLICY_LOCKED"
 	// CodeManagedByResource refuses a change by the REST API of what a Kubernetes object manages.
 	CodeManagedByResource Code = "MANAGED_BY_RESOURCE"
 	// CodeOrganizationNotOwned refuses a claim of an organization that belongs to another namespace.
@@ -66,6 +68,8 @@ type Error struct {
 	Lock *LockError
 	// Owner is set with CodeOrganizationNotOwned.
 	Owner *Owner
+	// LockedUntil is set with CodePolicyLocked.
+	LockedUntil time.Time
 	// RetryAfter is how long to wait with CodeTooManyRequests; 0 leaves it to whoever answers.
 	RetryAfter time.Duration
 	Cause      error

@@ -62,6 +62,15 @@ type PolicySpec struct {
 	TagPatternMatches bool
 	EnforcementMode   EnforcementMode
 	ReclaimPolicy     ReclaimPolicy
+	// LockedUntil is when the policy can be weakened or deleted again, in UTC and whole microseconds; the zero time for a
+	// policy that can at any time. It has no say about tags, so it belongs to the policy and to none of its revisions.
+	LockedUntil time.Time
+}
+
+// Rules is the spec without what has no say about tags.
+func (s PolicySpec) Rules() PolicySpec {
+	s.LockedUntil = time.Time{}
+	return s
 }
 
 // ManagedBy identifies the Kubernetes object that a policy, mirror or grant was made from.
@@ -112,6 +121,10 @@ type Policy struct {
 	// Lost is true where the manager's namespace may not manage the organization any more. The policy stays in force
 	// and can only be deleted, as if it were Retain.
 	Lost bool
+	// UnlockedUntil is the latest LockedUntil that was broken by hand: locks up to it bind nobody.
+	UnlockedUntil time.Time
+	// RefusedChange names the latest attempt of the manager that the lock refused.
+	RefusedChange string
 	// DeleteAt is when a requested deletion takes effect, zero if none is requested.
 	DeleteAt time.Time
 	// DeletionIntent is who asked the cluster to delete the manager, as far as the registry was told.
@@ -130,6 +143,11 @@ type DeletionIntent struct {
 	User, UserUID string
 	// ToldAt is when the registry was told.
 	ToldAt time.Time
+}
+
+// Locked reports whether the policy can neither be weakened nor deleted.
+func (p *Policy) Locked(now time.Time) bool {
+	return p.LockedUntil.After(now) && p.LockedUntil.After(p.UnlockedUntil)
 }
 
 // Scope is the policy's scope in audit entries.

@@ -8,19 +8,20 @@ import (
 
 const policyQuery = `SELECT p.id, p.uuid, p.organization, p.organization_id, p.repository, p.revision, r.tag_pattern, r.tag_pattern_matches, r.enforcement_mode, r.reclaim_policy, p.events,
 	p.manager_kind, p.manager_namespace, p.manager_name, p.manager_uid, p.manager_generation, p.orphaned, p.lost, p.delete_at, p.deleted, p.would_refuse, p.created_at,
-	p.deletion_user, p.deletion_user_uid, p.deletion_told_at, p.manager_revision_claimed
+	p.deletion_user, p.deletion_user_uid, p.deletion_told_at, p.manager_revision_claimed, p.locked_until, p.unlocked_until, p.refused_change
 	FROM policies p JOIN policy_revisions r ON r.policy_id = p.id AND r.revision = p.revision WHERE `
 
 func scanPolicy(row scanner) (p domain.Policy, err error) {
 	var m domain.ManagedBy
-	var deleteAt, told, created int64
+	var deleteAt, told, created, locked, unlocked int64
 	err = row.Scan(&p.ID, &p.UUID, &p.Organization, &p.OrganizationID, &p.Repository, &p.Revision, &p.TagPattern, &p.TagPatternMatches, &p.EnforcementMode, &p.ReclaimPolicy, &p.Events,
 		&m.Kind, &m.Namespace, &m.Name, &m.UID, &m.Generation, &p.Orphaned, &p.Lost, &deleteAt, &p.Deleted, &p.WouldRefuse, &created,
-		&p.DeletionIntent.User, &p.DeletionIntent.UserUID, &told, &m.RevisionClaimed)
+		&p.DeletionIntent.User, &p.DeletionIntent.UserUID, &told, &m.RevisionClaimed, &locked, &unlocked, &p.RefusedChange)
 	if m.Kind != "" {
 		p.Manager = &m
 	}
 	p.DeleteAt, p.CreatedAt, p.DeletionIntent.ToldAt = fromMicros(deleteAt), fromMicros(created), fromMicros(told)
+	p.LockedUntil, p.UnlockedUntil = fromMicros(locked), fromMicros(unlocked)
 	return p, err
 }
 
@@ -108,8 +109,8 @@ func (r *Reader) Revision(policyID, revision int64) (v domain.PolicyRevision, er
 
 // InsertPolicy creates a policy without its first revision and returns its id.
 func (tx *Tx) InsertPolicy(p domain.Policy) (int64, error) {
-	return tx.number(`INSERT INTO policies (uuid, organization_id, organization, repository, revision, events, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id`,
-		p.UUID, p.OrganizationID, p.Organization, p.Repository, p.Revision, string(p.Events), toMicros(p.CreatedAt))
+	return tx.number(`INSERT INTO policies (uuid, organization_id, organization, repository, revision, events, locked_until, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
+		p.UUID, p.OrganizationID, p.Organization, p.Repository, p.Revision, string(p.Events), toMicros(p.LockedUntil), toMicros(p.CreatedAt))
 }
 
 // InsertRevision stores p's revision and spec as the current revision.
@@ -129,6 +130,21 @@ func (tx *Tx) SetRevisionState(policyID, revision int64, state domain.RevisionSt
 // SetPolicyEvents changes what becomes a Kubernetes Event of a policy from now on.
 func (tx *Tx) SetPolicyEvents(policyID int64, events domain.EventsMode) error {
 	return tx.do(`UPDATE policies SET events = $2 WHERE id = $1`, policyID, string(events))
+}
+
+// SetPolicyLock changes until when a policy can be neither weakened nor deleted, the zero time for not at all.
+func (tx *Tx) SetPolicyLock(policyID int64, until time.Time) error {
+	return tx.do(`UPDATE policies SET locked_until = $2 WHERE id = $1`, policyID, toMicros(until))
+}
+
+// BreakPolicyLock records that locks of a policy up to a time bind nobody.
+func (tx *Tx) BreakPolicyLock(policyID int64, upTo time.Time) error {
+	return tx.do(`UPDATE policies SET unlocked_until = $2 WHERE id = $1`, policyID, toMicros(upTo))
+}
+
+// SetPolicyRefusedChange records what was refused last of the object that manages a policy.
+func (tx *Tx) SetPolicyRefusedChange(policyID int64, what string) error {
+	return tx.do(`UPDATE policies SET refused_change = $2 WHERE id = $1`, policyID, what)
 }
 
 // SetPolicyManager records the Kubernetes object that manages a policy, nil for none. The policy is neither orphaned nor lost then.

@@ -144,7 +144,7 @@ type retention interface {
 type operatorProtocol interface {
 	PutManagedPolicy(ctx context.Context, caller domain.Caller, policy core.ManagedPolicy) (core.PolicyStatus, error)
 	ManagedPolicyStatus(ctx context.Context, kind, namespace, name string) (core.PolicyStatus, error)
-	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
+	DeleteManagedPolicy(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy, namespaceGoes bool) error
 	PutManagedMirror(ctx context.Context, caller domain.Caller, mirror core.ManagedMirror) (domain.Mirror, error)
 	ManagedMirror(ctx context.Context, kind, namespace, name string) (domain.Mirror, error)
 	DeleteManagedMirror(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy) error
@@ -154,6 +154,7 @@ type operatorProtocol interface {
 	// CreateGrantToken makes another token for a grant, and returns it with the name of its user.
 	CreateGrantToken(ctx context.Context, caller domain.Caller, cluster string, manager domain.ManagedBy, hash []byte) (domain.AccountToken, string, error)
 	NoteDeletionIntent(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, user, userUID string) error
+	NoteRefusedChange(ctx context.Context, caller domain.Caller, manager domain.ManagedBy, change core.RefusedChange) error
 	Preview(ctx context.Context, scope core.Scope, spec domain.PolicySpec) (core.Coverage, error)
 	Synced(ctx context.Context, caller domain.Caller, cluster string, present []domain.ManagedBy) error
 	Published(ctx context.Context, caller domain.Caller, cluster, note string) (core.LogStatus, error)

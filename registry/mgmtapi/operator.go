@@ -68,6 +68,9 @@ func (a *API) putManagedPolicy(c *call) (answer, error) {
 		},
 		Events: body.Events, Claim: c.claim(body.Claim),
 	}
+	if body.LockedUntil != nil {
+		policy.Spec.LockedUntil = *body.LockedUntil
+	}
 	policy.Manager.Generation, policy.Manager.RevisionClaimed = body.Generation, body.RevisionClaimed
 	if policy.Applied, err = applied(body.Applied); err != nil {
 		return answer{}, err
@@ -76,7 +79,7 @@ func (a *API) putManagedPolicy(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(viewStatus(status)), nil
+	return ok(a.viewStatus(status)), nil
 }
 
 func (a *API) getManagedPolicy(c *call) (answer, error) {
@@ -84,7 +87,7 @@ func (a *API) getManagedPolicy(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(viewStatus(status)), nil
+	return ok(a.viewStatus(status)), nil
 }
 
 func (a *API) deleteManagedPolicy(c *call) (answer, error) {
@@ -92,11 +95,30 @@ func (a *API) deleteManagedPolicy(c *call) (answer, error) {
 	if err := needed(field{"cluster", cluster}, field{"uid", uid}); err != nil {
 		return answer{}, err
 	}
-	return noContent, a.core.DeleteManagedPolicy(c.Context(), c.identity.Caller, cluster, c.manager(kindPolicy, uid))
+	namespaceGoes, err := c.query.boolean("namespaceGoes", false)
+	if err != nil {
+		return answer{}, err
+	}
+	return noContent, a.core.DeleteManagedPolicy(c.Context(), c.identity.Caller, cluster, c.manager(kindPolicy, uid), namespaceGoes)
 }
 
 func (a *API) noteDeletionIntent(c *call) (answer, error) {
 	return a.noteIntent(c, kindPolicy)
+}
+
+func (a *API) noteRefusedChange(c *call) (answer, error) {
+	body, err := readBody[openapi.RefusedChange](c)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := needed(field{"uid", body.UID}, field{"user", body.User}, field{"reason", body.Reason}); err != nil {
+		return answer{}, err
+	}
+	if !body.Operation.Valid() {
+		return answer{}, badField("operation", "%q is not update or delete", body.Operation)
+	}
+	change := core.RefusedChange{Delete: body.Operation == openapi.RefusedChangeOperationDelete, User: body.User, UserUID: body.UserUID, Reason: body.Reason}
+	return noContent, a.core.NoteRefusedChange(c.Context(), c.identity.Caller, c.manager(kindPolicy, body.UID), change)
 }
 
 func (a *API) noteIntent(c *call, kind string) (answer, error) {

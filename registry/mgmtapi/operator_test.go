@@ -34,7 +34,7 @@ var _ = Describe("The operator's endpoints", func() {
 		r.swept(core.Scope{Organization: "team-a"}, put.Policy.UUID)
 		Expect(r.as(operator, "GET", item, "").body).To(MatchJSON(fmt.Sprintf(`{
 			"policy": {"uuid": %q, "organization": "team-a", "repository": "", "revision": 1, "tagPattern": "v.*", "tagPatternMatches": true,
-				"enforcementMode": "Enforce", "reclaimPolicy": "Retain", "generation": 1, "orphaned": false, "lost": false, "deleted": false, "wouldRefuse": 0,
+				"enforcementMode": "Enforce", "reclaimPolicy": "Retain", "generation": 1, "locked": false, "orphaned": false, "lost": false, "deleted": false, "wouldRefuse": 0,
 				"createdAt": "2026-03-14T15:09:26Z", "manager": {"kind": "ImmutabilityPolicy", "namespace": "team-a", "name": "releases", "uid": "u1"}},
 			"coverage": {"total": 2, "covered": 1, "locked": 0, "held": 1, "sample": ["app:v1"]},
 			"holds": 1, "pending": 0, "wouldLock": 0, "swept": true,
@@ -78,6 +78,9 @@ var _ = Describe("The operator's endpoints", func() {
 		Entry("a delete without its uid", "DELETE", item+"?cluster=c1", "", "uid: the field must not be empty"),
 		Entry("an intent without its uid", "PUT", item+"/deletion-intent", `{"user": "carol"}`, "uid: the field is required"),
 		Entry("an intent of nobody", "PUT", item+"/deletion-intent", `{"uid": "u1", "user": ""}`, "user: the field must not be empty"),
+		Entry("a refused change without its reason", "POST", item+"/refused-changes", `{"uid": "u1", "user": "carol", "operation": "delete"}`, "reason: the field is required"),
+		Entry("a refused change of another kind", "POST", item+"/refused-changes", `{"uid": "u1", "user": "carol", "operation": "read", "reason": "x"}`, `operation: "read" is not update or delete`),
+		Entry("a delete with half an answer", "DELETE", item+"?cluster=c1&uid=u1&namespaceGoes=maybe", "", "namespaceGoes"),
 		Entry("a sync without its list", "POST", "/api/v1/operator/synced", `{"cluster": "c1"}`, "present: the field is required"),
 		Entry("a sync with half a name", "POST", "/api/v1/operator/synced", `{"cluster": "c1", "present": [{"kind": "ImmutabilityPolicy", "namespace": "a", "name": "", "uid": "u"}]}`, "present.name: the field must not be empty"),
 		Entry("a sync with a list of something else", "POST", "/api/v1/operator/synced", `{"cluster": "c1", "present": "all"}`, "present: a list is needed, not a JSON string"),
@@ -108,6 +111,33 @@ var _ = Describe("The operator's endpoints", func() {
 		Expect(refused.status).To(Equal(http.StatusServiceUnavailable))
 		Expect(refused.problem().Detail).To(And(HavePrefix("the registry is read-only: a checkpoint of 1000 entries"), ContainSubstring("`tidelock audit fork --reason TEXT`")))
 		Expect(r.as(admin, "GET", "/api/v1/repository/team-a/app/tag/", "").status).To(Equal(http.StatusOK))
+	})
+
+	It("lock a policy, say so to the operator, and note what admission refused", func() {
+		r := newRegistry(coreOptions)
+		locked := strings.Replace(managed, `"claim"`, `"lockedUntil": "2027-01-01T00:00:00Z", "claim"`, 1)
+		status := into[openapi.PolicyStatus](r.as(operator, "PUT", item, locked))
+		Expect(status.Policy.Locked).To(BeTrue())
+		Expect(status.Policy.LockedUntil).To(HaveValue(Equal(time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))))
+		for _, refused := range []response{
+			r.as(operator, "PUT", item, strings.Replace(managed, `"generation": 1`, `"generation": 2`, 1)),
+			r.as(operator, "DELETE", item+"?cluster=c1&uid=u1", ""),
+		} {
+			Expect(refused.status).To(Equal(http.StatusConflict))
+			Expect(refused.problem().Code).To(Equal("POLICY_LOCKED"))
+		}
+		Expect(r.as(operator, "POST", item+"/refused-changes", `{"uid": "u1", "user": "carol", "operation": "delete", "reason": "it is locked"}`).status).To(Equal(http.StatusNoContent))
+		segment := into[openapi.LogSegment](r.as(operator, "GET", "/api/v1/operator/log?policy="+status.Policy.UUID, ""))
+		kinds := []string{}
+		for _, entry := range segment.Entries {
+			kinds = append(kinds, fmt.Sprint(entry.Kind, " ", entry.Metadata["applied_by"]))
+		}
+		Expect(kinds).To(Equal([]string{
+			"create_immutability_policy unknown", "update_immutability_policy_failed unknown",
+			"delete_immutability_policy_failed unknown", "delete_immutability_policy_failed carol",
+		}))
+		Expect(r.as(operator, "DELETE", item+"?cluster=c1&uid=u1&namespaceGoes=true", "").status).To(Equal(http.StatusNoContent))
+		Expect(into[openapi.PolicyStatus](r.as(operator, "GET", item, "")).Policy.Orphaned).To(BeTrue())
 	})
 
 	It("take a large list of objects", func() {

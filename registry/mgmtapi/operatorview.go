@@ -9,9 +9,9 @@ import (
 	"github.com/tidelock/tidelock/registry/openapi"
 )
 
-func viewStatus(status core.PolicyStatus) openapi.PolicyStatus {
+func (a *API) viewStatus(status core.PolicyStatus) openapi.PolicyStatus {
 	view := openapi.PolicyStatus{
-		Policy: viewManagedPolicy(status.Policy), Coverage: viewCoverage(status.Coverage), Holds: status.Holds,
+		Policy: a.viewManagedPolicy(status.Policy), Coverage: viewCoverage(status.Coverage), Holds: status.Holds,
 		Pending: status.Pending, WouldLock: status.WouldLock, Swept: status.Swept, Sweeps: []openapi.Sweep{},
 	}
 	for _, sweep := range status.Sweeps {
@@ -20,11 +20,12 @@ func viewStatus(status core.PolicyStatus) openapi.PolicyStatus {
 	return view
 }
 
-func viewManagedPolicy(policy domain.Policy) openapi.Policy {
+func (a *API) viewManagedPolicy(policy domain.Policy) openapi.Policy {
 	view := openapi.Policy{
 		UUID: policy.UUID, Organization: policy.Organization, Repository: policy.Repository, Revision: policy.Revision,
 		TagPattern: policy.TagPattern, TagPatternMatches: policy.TagPatternMatches,
 		EnforcementMode: policy.EnforcementMode, ReclaimPolicy: policy.ReclaimPolicy,
+		LockedUntil: optionalTime(policy.LockedUntil), Locked: policy.Locked(a.now()),
 		Manager: viewManager(policy.Manager), Orphaned: policy.Orphaned, DeleteAt: optionalTime(policy.DeleteAt),
 		Lost: policy.Lost, Deleted: policy.Deleted, WouldRefuse: policy.WouldRefuse, CreatedAt: policy.CreatedAt.UTC(),
 	}

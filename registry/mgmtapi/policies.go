@@ -44,6 +44,9 @@ func readPolicy(c *call) (domain.PolicySpec, error) {
 	if body.ReclaimPolicy != nil {
 		spec.ReclaimPolicy = *body.ReclaimPolicy
 	}
+	if body.LockedUntil != nil {
+		spec.LockedUntil = *body.LockedUntil
+	}
 	return spec, nil
 }
 
@@ -58,7 +61,7 @@ func (a *API) listPolicies(c *call) (answer, error) {
 	}
 	list := openapi.PolicyList{Policies: []openapi.PolicyView{}}
 	for _, policy := range policies {
-		list.Policies = append(list.Policies, viewPolicy(policy))
+		list.Policies = append(list.Policies, a.viewPolicy(policy))
 	}
 	return ok(list), nil
 }
@@ -88,7 +91,7 @@ func (a *API) getPolicy(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(viewPolicy(policy)), nil
+	return ok(a.viewPolicy(policy)), nil
 }
 
 func (a *API) updatePolicy(c *call) (answer, error) {
@@ -129,10 +132,11 @@ func (a *API) adoptPolicy(c *call) (answer, error) {
 	return noContent, a.core.AdoptPolicy(c.Context(), c.identity.Caller, scope, uuid)
 }
 
-func viewPolicy(policy domain.Policy) openapi.PolicyView {
+func (a *API) viewPolicy(policy domain.Policy) openapi.PolicyView {
 	return openapi.PolicyView{
 		UUID: policy.UUID, TagPattern: policy.TagPattern, TagPatternMatches: policy.TagPatternMatches,
 		EnforcementMode: policy.EnforcementMode, ReclaimPolicy: policy.ReclaimPolicy,
+		LockedUntil: optionalTime(policy.LockedUntil), Locked: policy.Locked(a.now()),
 		ManagedBy: viewManager(policy.Manager), Orphaned: policy.Orphaned, DeleteAt: optionalTime(policy.DeleteAt),
 	}
 }

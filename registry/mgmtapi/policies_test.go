@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -32,7 +33,7 @@ var _ = Describe("Immutability policies", func() {
 			Expect(answer.body).To(MatchJSON(fmt.Sprintf(`{"uuid": %q}`, uuid)))
 
 			view := fmt.Sprintf(`{"uuid": %q, "tagPattern": "v.*", "tagPatternMatches": true,
-				"enforcementMode": "Enforce", "reclaimPolicy": "Retain", "orphaned": false}`, uuid)
+				"enforcementMode": "Enforce", "reclaimPolicy": "Retain", "locked": false, "orphaned": false}`, uuid)
 			Expect(r.must("GET", base+uuid, "").body).To(MatchJSON(view))
 			Expect(r.must("GET", base, "").body).To(MatchJSON(`{"policies": [` + view + `]}`))
 
@@ -40,7 +41,7 @@ var _ = Describe("Immutability policies", func() {
 			Expect(answer.status).To(Equal(204))
 			Expect(answer.body).To(BeEmpty())
 			Expect(r.must("GET", base+uuid, "").body).To(MatchJSON(fmt.Sprintf(`{"uuid": %q, "tagPattern": "main", "tagPatternMatches": false,
-				"enforcementMode": "DryRun", "reclaimPolicy": "Release", "orphaned": false}`, uuid)))
+				"enforcementMode": "DryRun", "reclaimPolicy": "Release", "locked": false, "orphaned": false}`, uuid)))
 
 			// A PUT replaces everything: what it leaves out has its default again.
 			r.must("PUT", base+uuid, `{"tagPattern": "v.*"}`)
@@ -80,7 +81,10 @@ var _ = Describe("Immutability policies", func() {
 		Entry("with the pattern of another, inverted", `{"tagPattern": "taken", "tagPatternMatches": false}`, "A policy with the same tag_pattern already exists"),
 		Entry("with an unknown mode", `{"tagPattern": "v", "enforcementMode": "Off"}`, `enforcementMode "Off" is not allowed`),
 		Entry("with an unknown reclaim policy", `{"tagPattern": "v", "reclaimPolicy": "Drop"}`, `reclaimPolicy "Drop" is not allowed`),
-		Entry("with an unknown field", `{"tagPattern": "v", "lockedUntil": "2030-01-01T00:00:00Z"}`, "lockedUntil: unknown field"),
+		Entry("with an unknown field", `{"tagPattern": "v", "lockedBy": "me"}`, "lockedBy: unknown field"),
+		Entry("locked until no time", `{"tagPattern": "v", "lockedUntil": "tomorrow"}`, "the body is not as it should be: parsing time"),
+		Entry("locked for too long", `{"tagPattern": "v", "lockedUntil": "2040-01-01T00:00:00Z"}`, "lockedUntil 2040-01-01T00:00:00Z is too far away; a policy can be locked for 1827 days at most"),
+		Entry("locked on a dry run", `{"tagPattern": "v", "lockedUntil": "2027-01-01T00:00:00Z", "enforcementMode": "DryRun"}`, "lockedUntil needs enforcementMode Enforce"),
 	)
 
 	It("are not found in another scope", func() {
@@ -88,6 +92,33 @@ var _ = Describe("Immutability policies", func() {
 		Expect(r.admin("GET", "/api/v1/repository/team-a/backend/api/immutabilitypolicy/"+uuid, "").status).To(Equal(404))
 		Expect(r.admin("GET", "/api/v1/organization/nobody/immutabilitypolicy/", "").status).To(Equal(404))
 		Expect(r.admin("POST", "/api/v1/repository/team-a/nothing/immutabilitypolicy/", `{"tagPattern": "v"}`).status).To(Equal(404))
+	})
+
+	It("can be locked, and say until when to whoever weakens or deletes them", func() {
+		base := "/api/v1/organization/team-a/immutabilitypolicy/"
+		item := base + into[openapi.PolicyID](r.admin("POST", base, `{"tagPattern": "v.*", "lockedUntil": "2027-01-01T01:00:00+01:00"}`)).UUID
+		view := into[openapi.PolicyView](r.must("GET", item, ""))
+		Expect(view.Locked).To(BeTrue())
+		until := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+		Expect(view.LockedUntil).To(HaveValue(Equal(until)))
+		for _, refused := range []response{
+			r.admin("PUT", item, `{"tagPattern": "v.*"}`), // what a PUT leaves out is taken away
+			r.admin("PUT", item, `{"tagPattern": "main", "lockedUntil": "2027-01-01T00:00:00Z"}`),
+			r.admin("DELETE", item, ""),
+			r.admin("DELETE", "/api/v1/organization/team-a", ""),
+		} {
+			Expect(refused.status).To(Equal(409))
+			problem := refused.problem()
+			Expect(problem.ErrorType).To(Equal(openapi.ErrorTypePolicyLocked))
+			Expect(problem.Code).To(Equal("POLICY_LOCKED"))
+			Expect(problem.Detail).To(ContainSubstring("is locked until 2027-01-01T00:00:00Z"))
+			Expect(problem.LockedUntil).To(HaveValue(Equal(until)))
+		}
+		r.must("PUT", item, `{"tagPattern": "v.*", "lockedUntil": "2027-01-02T00:00:00Z"}`)
+
+		past := base + into[openapi.PolicyID](r.admin("POST", base, `{"tagPattern": "main", "lockedUntil": "2026-01-01T00:00:00Z"}`)).UUID
+		Expect(into[openapi.PolicyView](r.must("GET", past, "")).Locked).To(BeFalse())
+		r.must("DELETE", past, "")
 	})
 
 	It("leave retained holds, which a release removes", func() {
@@ -121,7 +152,7 @@ var _ = Describe("Immutability policies", func() {
 		Expect(err).NotTo(HaveOccurred())
 		item := "/api/v1/organization/team-a/immutabilitypolicy/" + status.Policy.UUID
 		Expect(r.must("GET", item, "").body).To(MatchJSON(fmt.Sprintf(`{"uuid": %q, "tagPattern": "v.*", "tagPatternMatches": true,
-			"enforcementMode": "Enforce", "reclaimPolicy": "Retain", "orphaned": false,
+			"enforcementMode": "Enforce", "reclaimPolicy": "Retain", "locked": false, "orphaned": false,
 			"managedBy": {"kind": "ImmutabilityPolicy", "namespace": "team-a", "name": "releases", "uid": "uid-1"}}`, status.Policy.UUID)))
 		Expect(r.must("GET", "/api/v1/organization/team-a", "").body).To(MatchJSON(
 			`{"name": "team-a", "is_admin": true, "owner": {"namespace": "team-a", "uid": "ns-1"}}`))

@@ -38,6 +38,7 @@ var problemKinds = map[domain.Code]problemKind{
 	domain.CodeBlobUnknown:          notFound,
 	domain.CodeBlobUploadUnknown:    notFound,
 	domain.CodeTagImmutable:         {http.StatusConflict, openapi.ErrorTypeTagImmutable},
+	domain.CodePolicyLocked:         {http.StatusConflict, openapi.ErrorTypePolicyLocked},
 	domain.CodeConflict:             {http.StatusConflict, openapi.ErrorTypeConflict},
 	domain.CodeUnsupported:          {http.StatusConflict, openapi.ErrorTypeConflict},
 	domain.CodeManagedByResource:    {http.StatusConflict, openapi.ErrorTypeManagedByResource},
@@ -122,6 +123,7 @@ func describeDomain(e *domain.Error) openapi.Problem {
 			ManifestDigest: e.Lock.Digest.String(), Policy: policyRef(e.Lock.Policy),
 		}
 	}
+	p.LockedUntil = optionalTime(e.LockedUntil)
 	if e.Owner != nil {
 		p.Owner = &openapi.Owner{Namespace: e.Owner.Namespace, UID: e.Owner.UID}
 	}

@@ -37,7 +37,7 @@ var routes = []route{
 
 	{method: get, path: "/api/v1/repository/{repository}/tag/", permission: auth.TagRead, query: []string{"page", "limit", "specificTag", "filter_tag_name", "onlyActiveTags"}, handle: (*API).listTags},
 	{method: put, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagWrite, handle: (*API).changeTag},
-	{method: remove, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagWrite, handle: (*API).deleteTag},
+	{method: remove, path: "/api/v1/repository/{repository}/tag/{tag}", permission: auth.TagDelete, handle: (*API).deleteTag},
 	{method: post, path: "/api/v1/repository/{repository}/tag/{tag}/restore", permission: auth.TagWrite, handle: (*API).restoreTag},
 
 	{method: get, path: "/api/v1/organization/{organization}/immutabilitypolicy/", permission: auth.PolicyRead, handle: (*API).listPolicies},
@@ -123,8 +123,9 @@ var routes = []route{
 
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedPolicy},
 	{method: get, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedPolicy},
-	{method: remove, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid"}, handle: (*API).deleteManagedPolicy},
+	{method: remove, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid", "namespaceGoes"}, handle: (*API).deleteManagedPolicy},
 	{method: put, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}/deletion-intent", permission: auth.OperatorProtocol, handle: (*API).noteDeletionIntent},
+	{method: post, path: "/api/v1/operator/immutabilitypolicies/{namespace}/{name}/refused-changes", permission: auth.OperatorProtocol, handle: (*API).noteRefusedChange},
 	{method: put, path: "/api/v1/operator/orgmirrors/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).putManagedMirror},
 	{method: get, path: "/api/v1/operator/orgmirrors/{namespace}/{name}", permission: auth.OperatorProtocol, handle: (*API).getManagedMirror},
 	{method: remove, path: "/api/v1/operator/orgmirrors/{namespace}/{name}", permission: auth.OperatorProtocol, query: []string{"cluster", "uid"}, handle: (*API).deleteManagedMirror},

@@ -107,7 +107,7 @@ var _ = Describe("The table of routes", func() {
 				Expect(answer.status).To(BeElementOf(http.StatusOK, http.StatusNoContent, http.StatusBadRequest, http.StatusNotFound), "%s %s: %s", route.Method, route.Path, answer.body)
 			} else {
 				Expect(answer.status).To(Equal(http.StatusForbidden), route.Path)
-				Expect(route.Permission).To(BeElementOf(auth.OperatorProtocol, auth.UserChange))
+				Expect(route.Permission).To(BeElementOf(auth.OperatorProtocol, auth.UserChange, auth.OwnTokensRead))
 			}
 		}
 	})

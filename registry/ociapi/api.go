@@ -114,10 +114,15 @@ type request struct {
 	identity  auth.Identity
 	name      domain.RepositoryName
 	reference string
+	// external is what a push may create of a caller whose rights are not the registry's to know.
+	external core.Create
 }
 
 // create says what a push of this caller may create.
 func (r *request) create() core.Create {
+	if r.identity.Role == auth.RoleExternal {
+		return r.external
+	}
 	on := auth.Repository(r.name)
 	switch {
 	case r.identity.Holds(auth.OrganizationCreate, on):
@@ -183,10 +188,29 @@ func (a *API) handle(r *http.Request) (answer, error) {
 	if err := a.authorize(r, identity, chosen.permission, resource); err != nil {
 		return answer{}, err
 	}
+	if chosen.permission == auth.RepositoryPush && identity.Role == auth.RoleExternal {
+		if req.external, err = a.createsExternal(r.Context(), identity, resource); err != nil {
+			return answer{}, err
+		}
+	}
 	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
 		return answer{}, domain.Errorf(domain.CodeInvalid, "the query is malformed: use name=value, joined by '&', special characters percent-encoded")
 	}
 	return chosen.handle(a, req)
+}
+
+// createsExternal says what a push may create of a caller whose cluster decides it: a repository, never an organization.
+func (a *API) createsExternal(ctx context.Context, identity auth.Identity, on auth.Resource) (core.Create, error) {
+	// A token of the token endpoint says what it is for in words of pushing only.
+	identity.Scopes = nil
+	switch err := a.auth.Authorize(ctx, identity, auth.RepositoryCreate, on); {
+	case err == nil:
+		return core.CreateRepository, nil
+	case domain.CodeOf(err) == domain.CodeDenied:
+		return core.CreateNothing, nil
+	default:
+		return core.CreateNothing, err
+	}
 }
 
 // insufficientScope is RFC 6750's error for a token that is not for what it came with.

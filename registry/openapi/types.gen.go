@@ -23,6 +23,7 @@ const (
 	ErrorTypeNotFound             ErrorType = "not_found"
 	ErrorTypeOrganizationNotOwned ErrorType = "organization_not_owned"
 	ErrorTypeOtherCluster         ErrorType = "other_cluster"
+	ErrorTypePolicyLocked         ErrorType = "policy_locked"
 	ErrorTypeStale                ErrorType = "stale"
 	ErrorTypeTagImmutable         ErrorType = "tag_immutable"
 	ErrorTypeTooLarge             ErrorType = "too_large"
@@ -53,6 +54,8 @@ func (e ErrorType) Valid() bool {
 	case ErrorTypeOrganizationNotOwned:
 		return true
 	case ErrorTypeOtherCluster:
+		return true
+	case ErrorTypePolicyLocked:
 		return true
 	case ErrorTypeStale:
 		return true
@@ -184,6 +187,24 @@ func (e ReadonlySuperuserState) Valid() bool {
 	case ReadonlySuperuserStateActive:
 		return true
 	case ReadonlySuperuserStateExpired:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RefusedChangeOperation.
+const (
+	RefusedChangeOperationDelete RefusedChangeOperation = "delete"
+	RefusedChangeOperationUpdate RefusedChangeOperation = "update"
+)
+
+// Valid indicates whether the value is a known member of the RefusedChangeOperation enum.
+func (e RefusedChangeOperation) Valid() bool {
+	switch e {
+	case RefusedChangeOperationDelete:
+		return true
+	case RefusedChangeOperationUpdate:
 		return true
 	default:
 		return false
@@ -758,9 +779,12 @@ type ManagedPolicy struct {
 	EnforcementMode EnforcementMode `json:"enforcementMode"`
 
 	// Events Whether each tag that the policy locks or releases is a Kubernetes Event, or each sweep.
-	Events       domain.EventsMode `json:"events,omitempty"`
-	Generation   int64             `json:"generation"`
-	Organization string            `json:"organization"`
+	Events     domain.EventsMode `json:"events,omitempty"`
+	Generation int64             `json:"generation"`
+
+	// LockedUntil Until then the policy can be neither weakened nor deleted.
+	LockedUntil  *time.Time `json:"lockedUntil,omitempty"`
+	Organization string     `json:"organization"`
 
 	// ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
 	ReclaimPolicy ReclaimPolicy `json:"reclaimPolicy"`
@@ -1500,6 +1524,12 @@ type Policy struct {
 	// Generation The generation of the object that the policy was made from.
 	Generation int64 `json:"generation,omitempty"`
 
+	// Locked Whether lockedUntil binds. It does not once it has passed, or was broken with `tidelock registry unlock`.
+	Locked bool `json:"locked"`
+
+	// LockedUntil Until then the policy can be neither weakened nor deleted.
+	LockedUntil *time.Time `json:"lockedUntil,omitempty"`
+
 	// Lost Whether its namespace has lost the organization. It stays in force and can only be deleted, as Retain.
 	Lost bool `json:"lost"`
 
@@ -1528,6 +1558,11 @@ type Policy struct {
 type PolicyBody struct {
 	// EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 	EnforcementMode *EnforcementMode `json:"enforcementMode,omitempty"`
+
+	// LockedUntil Until then the policy can be neither weakened nor deleted, by nobody: pattern and selection are fixed, the mode
+	// stays Enforce, the reclaim policy can only become Retain, and this time can only be moved later. Needs Enforce.
+	// A time that has passed is taken, and locks nothing.
+	LockedUntil *time.Time `json:"lockedUntil,omitempty"`
 
 	// ReclaimPolicy What becomes of the policy's holds when it goes or no longer covers a tag.
 	ReclaimPolicy *ReclaimPolicy `json:"reclaimPolicy,omitempty"`
@@ -1629,6 +1664,12 @@ type PolicyView struct {
 	// EnforcementMode DryRun locks nothing and reports what it would have locked and refused.
 	EnforcementMode EnforcementMode `json:"enforcementMode"`
 
+	// Locked Whether lockedUntil binds. It does not once it has passed, or was broken with `tidelock registry unlock`.
+	Locked bool `json:"locked"`
+
+	// LockedUntil Until then the policy can be neither weakened nor deleted.
+	LockedUntil *time.Time `json:"lockedUntil,omitempty"`
+
 	// ManagedBy The Kubernetes object that a policy, mirror or readonly superuser was made from.
 	ManagedBy *Manager `json:"managedBy,omitempty"`
 
@@ -1675,6 +1716,9 @@ type Problem struct {
 
 	// Locked The locked tags that forbid a change.
 	Locked *Locked `json:"locked,omitempty"`
+
+	// LockedUntil With `POLICY_LOCKED`: when the policy can be changed again.
+	LockedUntil *time.Time `json:"lockedUntil,omitempty"`
 
 	// Owner The Kubernetes namespace that owns an organization.
 	Owner  *Owner `json:"owner,omitempty"`
@@ -1781,6 +1825,26 @@ type ReclaimPolicy = domain.ReclaimPolicy
 
 // ReferrersMode Whether signatures, SBOMs and attestations are copied, of the referrers API and of cosign's tags.
 type ReferrersMode = domain.ReferrersMode
+
+// RefusedChange A change of an object that admission refused because its policy is locked.
+type RefusedChange struct {
+	Operation RefusedChangeOperation `json:"operation"`
+
+	// Reason What the user was told. Printable characters.
+	Reason string `json:"reason"`
+
+	// UID The UID of the object.
+	UID string `json:"uid"`
+
+	// User The name of the Kubernetes user.
+	User string `json:"user"`
+
+	// UserUID The UID of the Kubernetes user
+	UserUID string `json:"userUID,omitempty"`
+}
+
+// RefusedChangeOperation defines model for RefusedChange.Operation.
+type RefusedChangeOperation string
 
 // Released defines model for Released.
 type Released struct {
@@ -2267,6 +2331,9 @@ type DeleteManagedPolicyParams struct {
 
 	// UID The UID of the ImmutabilityPolicy.
 	UID string `form:"uid" json:"uid"`
+
+	// NamespaceGoes The object goes because its namespace does. A policy that is locked is orphaned then.
+	NamespaceGoes *bool `form:"namespaceGoes,omitempty" json:"namespaceGoes,omitempty"`
 }
 
 // FollowLogParams defines parameters for FollowLog.
@@ -2785,6 +2852,9 @@ type PutManagedPolicyJSONRequestBody = ManagedPolicy
 
 // NoteDeletionIntentJSONRequestBody defines body for NoteDeletionIntent for application/json ContentType.
 type NoteDeletionIntentJSONRequestBody = DeletionIntent
+
+// NoteRefusedChangeJSONRequestBody defines body for NoteRefusedChange for application/json ContentType.
+type NoteRefusedChangeJSONRequestBody = RefusedChange
 
 // PutManagedMirrorJSONRequestBody defines body for PutManagedMirror for application/json ContentType.
 type PutManagedMirrorJSONRequestBody = ManagedMirror

@@ -34,6 +34,9 @@ func Validate(spec domain.PolicySpec) error {
 	if spec.ReclaimPolicy != domain.Retain && spec.ReclaimPolicy != domain.Release {
 		return domain.Errorf(domain.CodeInvalid, "reclaimPolicy %q is not allowed; use %s or %s", spec.ReclaimPolicy, domain.Retain, domain.Release)
 	}
+	if !spec.LockedUntil.IsZero() && spec.EnforcementMode != domain.Enforce {
+		return domain.Errorf(domain.CodeInvalid, "lockedUntil needs enforcementMode %s", domain.Enforce)
+	}
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -21,6 +22,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -107,7 +109,7 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
 		setUpControllers(ctx, mgr, registryClient)
 		Expect(server.SetupCertificates(ctx, mgr, operatorNamespace)).To(Succeed())
-		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
+		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, 0)).To(Succeed())
 		Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
 		Expect(webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, operatorNamespace, operatorUser)).To(Succeed())
 		stopOperator = inBackground(mgr.Start)
@@ -290,6 +292,59 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		})
 	})
 
+	Describe("of a policy that is locked", func() {
+		// attempts lists who was refused to do what with the team's policies, the latest first.
+		attempts := func(ctx context.Context) (list []string) {
+			got, err := registry.call(ctx, http.MethodGet, "/api/v1/organization/"+team+"/logs", "", nil)
+			Expect(err).NotTo(HaveOccurred())
+			var log struct {
+				Logs []struct {
+					Kind     string `json:"kind"`
+					Metadata struct {
+						AppliedBy string `json:"applied_by"`
+					} `json:"metadata"`
+				} `json:"logs"`
+			}
+			Expect(json.Unmarshal([]byte(got.Body), &log)).To(Succeed(), got.Body)
+			for _, entry := range log.Logs {
+				if strings.HasSuffix(entry.Kind, "_immutability_policy_failed") {
+					list = append(list, entry.Metadata.AppliedBy+" "+entry.Kind)
+				}
+			}
+			return list
+		}
+
+		It("refuses with the date who weakens or deletes it; the attempt is an entry of the log and an Event, but not on a dry run", func(ctx context.Context) {
+			letAct(ctx, "ann", "eve")
+			until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+			policy := newPolicy(team, named("locked"), lockedFor(time.Hour))
+			Expect(applicant.Create(ctx, policy)).To(Succeed())
+			DeferCleanup(func(ctx context.Context) { unlock(ctx, policy) })
+			eventually(ctx, policy, beReady())
+			weaken := client.RawPatch(types.MergePatchType, []byte(`{"spec": {"enforcementMode": "DryRun", "lockedUntil": null}}`))
+
+			Expect(as("eve").Patch(ctx, policy.DeepCopy(), weaken, client.DryRunAll)).To(MatchError(ContainSubstring("the policy is locked until " + until[:13])))
+			Expect(as("eve").Delete(ctx, policy, client.DryRunAll)).To(MatchError(ContainSubstring("locked until " + until[:13])))
+			Expect(attempts(ctx)).To(BeEmpty())
+
+			Expect(as("eve").Patch(ctx, policy.DeepCopy(), weaken)).To(MatchError(And(ContainSubstring("spec.enforcementMode"), ContainSubstring("spec.lockedUntil"))))
+			Expect(as("ann").Delete(ctx, policy)).To(MatchError(ContainSubstring("cannot be deleted before that time")))
+			Expect(attempts(ctx)).To(Equal([]string{"ann delete_immutability_policy_failed", "eve update_immutability_policy_failed"}))
+			Eventually(eventsOf).WithArguments(policy).WithContext(ctx).Should(ContainElements(
+				And(HaveField("Reason", "PolicyChangeRefused"), HaveField("Type", "Warning"), HaveField("Note", HavePrefix("refused Kubernetes user eve to update policy "+policy.Status.PolicyUUID))),
+				And(HaveField("Reason", "PolicyChangeRefused"), HaveField("Note", HavePrefix("refused Kubernetes user ann to delete policy "+policy.Status.PolicyUUID)))))
+
+			Expect(as("ann").Patch(ctx, policy, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"events": "Summary"}}`)))).To(Succeed(), "what weakens nothing")
+		})
+
+		It("takes a time that has passed, with a warning, and none that is too far away", func(ctx context.Context) {
+			warned.take()
+			Expect(applicant.Create(ctx, newPolicy(team, lockedFor(-time.Hour)), client.DryRunAll)).To(Succeed())
+			Expect(warned.take()).To(ContainElement(ContainSubstring("has passed: the policy can be weakened and deleted at any time")))
+			Expect(applicant.Create(ctx, newPolicy(team, lockedFor(6*365*24*time.Hour)), client.DryRunAll)).To(MatchError(ContainSubstring("1827 days at most")))
+		})
+	})
+
 	It("needs no registry to decide, and says when the impact is unknown", func(ctx context.Context) {
 		registry.stop()
 		warned.take()
@@ -306,7 +361,7 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		Expect(applicant.Create(ctx, newPolicy(team))).To(MatchError(ContainSubstring("failed calling webhook")))
 		before := policy.DeepCopy()
 		policy.Status.Organization = "changed"
-		Expect(admin.Status().Patch(ctx, policy, client.MergeFrom(before))).To(Succeed())
+		Expect(newClient(operatorConfig()).Status().Patch(ctx, policy, client.MergeFrom(before))).To(Succeed())
 		Expect(admin.Delete(ctx, policy)).To(Succeed())
 	})
 })

@@ -81,7 +81,7 @@ var _ = Describe("Attribution", Ordered, ContinueOnFailure, func() {
 		DeferCleanup(hooks.Cleanup)
 		server := webhook.NewServer(webhook.Options{Host: hooks.LocalServingHost, Port: hooks.LocalServingPort, CertDir: hooks.LocalServingCertDir})
 		mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
-		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, newRegistryClient(registry))).To(Succeed())
+		Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, newRegistryClient(registry), 0)).To(Succeed())
 		// Another's webhook, for those policies that ask for it.
 		server.Register("/forge", &admission.Webhook{Handler: admission.HandlerFunc(forge)})
 		DeferCleanup(inBackground(mgr.Start))

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -39,6 +40,7 @@ var _ = Describe("The CRD of ImmutabilityPolicy", Ordered, func() {
 		Entry("a dry run", mode(registryv1alpha1.DryRun)),
 		Entry("reclaim policy Release", reclaim(registryv1alpha1.Release)),
 		Entry("one Event of each sweep", events(registryv1alpha1.EventsSummary)),
+		Entry("a lock", lockedFor(time.Hour)),
 		Entry("names of 254 characters together", func(p *registryv1alpha1.ImmutabilityPolicy) {
 			p.Spec.Organization, p.Spec.Repository = strings.Repeat("o", 100), strings.Repeat("r", 154)
 		}),
@@ -69,6 +71,10 @@ var _ = Describe("The CRD of ImmutabilityPolicy", Ordered, func() {
 			"spec.enforcementMode", "Unsupported value"),
 		Entry("an unknown reclaim policy", reclaim("Delete"),
 			"spec.reclaimPolicy", "Unsupported value"),
+		Entry("a lock on a dry run", func(p *registryv1alpha1.ImmutabilityPolicy) {
+			lockedFor(time.Hour)(p)
+			p.Spec.EnforcementMode = registryv1alpha1.DryRun
+		}, "spec", "lockedUntil needs enforcementMode Enforce"),
 		Entry("unknown Events", events("Never"),
 			"spec.events", "Unsupported value"),
 	)

@@ -33,7 +33,7 @@ func startOperatorWithWebhooks(ctx context.Context, registry *testRegistry) {
 	server := webhook.NewServer(webhook.Options{Host: hooks.LocalServingHost, Port: hooks.LocalServingPort, CertDir: hooks.LocalServingCertDir})
 	mgr := newManager(func(o *ctrl.Options) { o.WebhookServer = server })
 	registryClient := newRegistryClient(registry)
-	Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient)).To(Succeed())
+	Expect(webhooks.SetupImmutabilityPolicy(ctx, mgr, registryClient, 0)).To(Succeed())
 	Expect(webhooks.SetupOrgMirror(ctx, mgr, registryClient)).To(Succeed())
 	Expect(webhooks.SetupReadonlySuperuser(ctx, mgr, registryClient, operatorNamespace, operatorUser)).To(Succeed())
 	runOperator(ctx, registry, mgr)

@@ -158,6 +158,7 @@ func removeObjects(ctx context.Context) {
 	var policies registryv1alpha1.ImmutabilityPolicyList
 	Expect(admin.List(ctx, &policies)).To(Succeed())
 	for i := range policies.Items {
+		unlock(ctx, &policies.Items[i])
 		removeFinalizers(ctx, &policies.Items[i])
 		Expect(client.IgnoreNotFound(admin.Delete(ctx, &policies.Items[i]))).To(Succeed())
 	}
@@ -180,6 +181,17 @@ func removeReadonly(ctx context.Context) {
 		Expect(client.IgnoreNotFound(admin.Delete(ctx, &all.Items[i]))).To(Succeed())
 	}
 	Expect(admin.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(operatorNamespace), client.MatchingLabels{"app.kubernetes.io/managed-by": "tidelock"})).To(Succeed())
+}
+
+// unlock notes, as the operator does, that the lock of a policy binds nobody any more.
+func unlock(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) {
+	GinkgoHelper()
+	if policy.Spec.LockedUntil == nil {
+		return
+	}
+	before := policy.DeepCopy()
+	policy.Status.LockExpired = policy.Spec.LockedUntil
+	Expect(client.IgnoreNotFound(newClient(operatorConfig()).Status().Patch(ctx, policy, client.MergeFrom(before)))).To(Succeed())
 }
 
 func removeFinalizers(ctx context.Context, object client.Object) {

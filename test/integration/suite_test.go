@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -216,6 +217,13 @@ func mode(mode registryv1alpha1.EnforcementMode) policyChange {
 
 func reclaim(reclaim registryv1alpha1.ReclaimPolicy) policyChange {
 	return func(p *registryv1alpha1.ImmutabilityPolicy) { p.Spec.ReclaimPolicy = reclaim }
+}
+
+// lockedFor locks a policy for a while, or until a time that has passed.
+func lockedFor(d time.Duration) policyChange {
+	return func(p *registryv1alpha1.ImmutabilityPolicy) {
+		p.Spec.LockedUntil = ptr.To(metav1.NewTime(time.Now().Add(d)).Rfc3339Copy())
+	}
 }
 
 func events(events registryv1alpha1.EventsMode) policyChange {
