@@ -187,7 +187,7 @@ var _ = Describe("The reconciler of mirrors", func() {
 				_, err = reconciler.Reconcile(ctx, request)
 				Expect(err).NotTo(HaveOccurred())
 			}
-			Expect(registry.mirrors).To(HaveExactElements(HaveField("Secrets.Password", "old"), HaveField("Secrets.Password", "new")))
+			Expect(registry.mirrors).To(HaveExactElements(HaveField("Secrets.Password", domain.GivenSecret("old")), HaveField("Secrets.Password", domain.GivenSecret("new"))))
 		})
 
 		It("reads those of the proxy, and certificates", func(ctx context.Context) {

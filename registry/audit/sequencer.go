@@ -68,14 +68,26 @@ func (s *Sequencer) Run(ctx context.Context) error {
 		case <-s.wake:
 		case <-ticker.C:
 		}
-		if !s.awaited() {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(sequencePause):
-			}
+		if s.gather(ctx) != nil {
+			return nil
 		}
 	}
+}
+
+// gather lets commits gather, until somebody waits for them.
+func (s *Sequencer) gather(ctx context.Context) error {
+	pause := time.NewTimer(sequencePause)
+	defer pause.Stop()
+	for !s.awaited() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-pause.C:
+			return nil
+		case <-s.wake: // a commit, or somebody who waits
+		}
+	}
+	return nil
 }
 
 func (s *Sequencer) awaited() bool {

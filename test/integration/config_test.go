@@ -93,13 +93,15 @@ var _ = Describe("config", func() {
 	It("samples are admitted", func(ctx context.Context) {
 		for _, object := range kustomization("config", "samples") {
 			if object.GetKind() == "Namespace" {
-				Expect(admin.Create(ctx, object)).To(Succeed())
+				Expect(client.IgnoreAlreadyExists(admin.Create(ctx, object))).To(Succeed())
 			}
 		}
 		output, err := kubectl(ctx, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", "config/samples")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(output).To(ContainSubstring("immutabilitypolicy.registry.tidelock.dev/releases serverside-applied"))
 		Expect(output).To(ContainSubstring("orgmirror.registry.tidelock.dev/releases serverside-applied"))
+		Expect(output).To(ContainSubstring("readonlysuperuser.registry.tidelock.dev/auditor serverside-applied"))
+		Expect(output).To(ContainSubstring("readonlysuperuser.registry.tidelock.dev/scanner serverside-applied"))
 	})
 
 	It("lets those edit and view policies and mirrors who may do so with a namespace's other objects", func(ctx context.Context) {
