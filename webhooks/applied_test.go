@@ -3,6 +3,7 @@ package webhooks
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -89,7 +90,7 @@ var _ = Describe("The stamp of who applied a policy", func() {
 	})
 
 	DescribeTable("is refused by the validation where another webhook changed it:", func(before, after, message string) {
-		validator := &immutabilityPolicyValidator{}
+		validator := &immutabilityPolicyValidator{now: time.Now}
 		ctx, policy := request(before, after), read(after)
 		var err error
 		if before == "" {

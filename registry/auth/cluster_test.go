@@ -236,7 +236,7 @@ var _ = Describe("Identities of other authorities", func() {
 		Expect(may(again, auth.RepositoryPull, auth.Repository(app))).To(BeEmpty())
 		Expect(may(again, auth.RepositoryPush, auth.Repository(app))).To(Equal(domain.CodeUnauthorized))
 		cluster.rules[builder.User] = nil
-		Expect(may(again, auth.RepositoryPull, auth.Repository(app))).To(Equal(domain.CodeUnauthorized), "a right that is taken is gone, whatever the token says")
+		Expect(may(again, auth.RepositoryPull, auth.Repository(app))).To(Equal(domain.CodeDenied), "a right that is taken is gone, whatever the token says")
 		now.Advance(2 * time.Minute)
 		_, err = a.Authenticate(requestWith("Bearer " + issued.Token))
 		Expect(domain.CodeOf(err)).To(Equal(domain.CodeUnauthorized))

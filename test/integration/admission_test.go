@@ -293,9 +293,12 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 	})
 
 	Describe("of a policy that is locked", func() {
+		var owner string
+		BeforeAll(func(ctx context.Context) { owner = newTeam(ctx) })
+
 		// attempts lists who was refused to do what with the team's policies, the latest first.
 		attempts := func(ctx context.Context) (list []string) {
-			got, err := registry.call(ctx, http.MethodGet, "/api/v1/organization/"+team+"/logs", "", nil)
+			got, err := registry.call(ctx, http.MethodGet, "/api/v1/organization/"+owner+"/logs", "", nil)
 			Expect(err).NotTo(HaveOccurred())
 			var log struct {
 				Logs []struct {
@@ -317,9 +320,8 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 		It("refuses with the date who weakens or deletes it; the attempt is an entry of the log and an Event, but not on a dry run", func(ctx context.Context) {
 			letAct(ctx, "ann", "eve")
 			until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
-			policy := newPolicy(team, named("locked"), lockedFor(time.Hour))
+			policy := newPolicy(owner, named("locked"), lockedFor(time.Hour))
 			Expect(applicant.Create(ctx, policy)).To(Succeed())
-			DeferCleanup(func(ctx context.Context) { unlock(ctx, policy) })
 			eventually(ctx, policy, beReady())
 			weaken := client.RawPatch(types.MergePatchType, []byte(`{"spec": {"enforcementMode": "DryRun", "lockedUntil": null}}`))
 
@@ -339,9 +341,9 @@ var _ = Describe("Admission", Ordered, ContinueOnFailure, func() {
 
 		It("takes a time that has passed, with a warning, and none that is too far away", func(ctx context.Context) {
 			warned.take()
-			Expect(applicant.Create(ctx, newPolicy(team, lockedFor(-time.Hour)), client.DryRunAll)).To(Succeed())
+			Expect(applicant.Create(ctx, newPolicy(owner, lockedFor(-time.Hour)), client.DryRunAll)).To(Succeed())
 			Expect(warned.take()).To(ContainElement(ContainSubstring("has passed: the policy can be weakened and deleted at any time")))
-			Expect(applicant.Create(ctx, newPolicy(team, lockedFor(6*365*24*time.Hour)), client.DryRunAll)).To(MatchError(ContainSubstring("1827 days at most")))
+			Expect(applicant.Create(ctx, newPolicy(owner, lockedFor(6*365*24*time.Hour)), client.DryRunAll)).To(MatchError(ContainSubstring("1827 days at most")))
 		})
 	})
 

@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -167,7 +169,7 @@ var _ = Describe("Attribution", Ordered, ContinueOnFailure, func() {
 		Expect(stamped(policy)).To(Equal(stamp("alice", 1)))
 		before := policy.DeepCopy()
 		forged(stamp("bob", 1))(policy)
-		Expect(mallory.Status().Patch(ctx, policy, client.MergeFrom(before))).To(Succeed())
+		Expect(mallory.Status().Patch(ctx, policy, client.MergeFrom(before))).To(MatchError(ContainSubstring("only the operator writes the status")))
 		Expect(admin.Get(ctx, key(policy), policy)).To(Succeed())
 		Expect(stamped(policy)).To(Equal(stamp("alice", 1)), "by way of the status")
 		Expect(patch(ctx, mallory, policy, forged(stamp("bob", 2)), pattern("r.*"))).To(Succeed())
@@ -178,7 +180,10 @@ var _ = Describe("Attribution", Ordered, ContinueOnFailure, func() {
 	It("holds against another mutating webhook, or the change is refused", func(ctx context.Context) {
 		var ours admissionregistrationv1.MutatingWebhookConfiguration
 		Expect(admin.Get(ctx, client.ObjectKey{Name: webhooks.ConfigurationName}, &ours)).To(Succeed())
-		other := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "zz-another"}, Webhooks: ours.Webhooks}
+		stamps := slices.IndexFunc(ours.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool {
+			return strings.HasPrefix(w.Name, "stamps.immutabilitypolicies")
+		})
+		other := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "zz-another"}, Webhooks: ours.Webhooks[stamps : stamps+1]}
 		hook := &other.Webhooks[0]
 		hook.Name, hook.ClientConfig.URL = "forge.example.com", ptr.To(fmt.Sprintf("https://%s/forge", net.JoinHostPort(hooks.LocalServingHost, strconv.Itoa(hooks.LocalServingPort))))
 		hook.ReinvocationPolicy = ptr.To(admissionregistrationv1.NeverReinvocationPolicy)
