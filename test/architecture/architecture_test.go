@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 	"registry/forward":                    {"registry/domain", "registry/audit"},
 	"registry/retention":                  {"registry/domain", "registry/audit", "registry/blob/s3", "registry/core"},
 	"registry/client":                     {"registry/domain", "registry/openapi"},
-	"registry":                            {"registry/domain", "registry/policy", "registry/audit", "registry/blob", "registry/blob/fs", "registry/blob/s3", "registry/meta", "registry/meta/sqlite", "registry/meta/postgres", "registry/core", "registry/seal", "registry/auth", "registry/gc", "registry/fsck", "registry/forward", "registry/retention", "registry/mirror", "registry/ociapi", "registry/mgmtapi"},
+	"registry":                            {"registry/domain", "registry/policy", "registry/audit", "registry/blob", "registry/blob/fs", "registry/blob/s3", "registry/meta", "registry/meta/sqlite", "registry/meta/postgres", "registry/core", "registry/seal", "registry/auth", "registry/gc", "registry/fsck", "registry/forward", "registry/retention", "registry/mirror", "registry/ociapi", "registry/mgmtapi", "registry/openapi"},
 	"api/v1alpha1":                        {"registry/domain", "registry/policy", "registry/selection"},
 	"kubeauth":                            {"registry/auth", "registry/domain"},
 	"webhooks":                            {"api/v1alpha1", "registry/domain", "registry/policy", "registry/client", "registry/openapi"},
