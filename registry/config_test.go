@@ -37,7 +37,7 @@ var _ = Describe("settings", func() {
 		Expect(cfg).To(Equal(Config{
 			Database: "sqlite", Listen: "127.0.0.1:5000", TokenLifetime: 5 * time.Minute, PoliciesDeletionDelay: 5 * time.Minute,
 			PoliciesMaxLock: policy.DefaultMaxLock,
-			GC: GarbageCollection{Interval: time.Hour, Grace: 24 * time.Hour, Delay: time.Hour},
+			GC:              GarbageCollection{Interval: time.Hour, Grace: 24 * time.Hour, Delay: time.Hour},
 		}))
 	})
 

@@ -488,7 +488,9 @@ func requests() map[string]func(c *scene) valid {
 		"GET /api/v1/superuser/audit/proof/inclusion":                 fixed(super + "audit/proof/inclusion?index=0"),
 		"GET /api/v1/superuser/audit/proof/consistency":               fixed(super + "audit/proof/consistency?from=1"),
 		"GET /api/v1/superuser/audit/export":                          fixed(super + "audit/export"),
-		"POST /api/v1/superuser/audit/erasures": func(*scene) valid {
+		"POST /api/v1/superuser/audit/erasures": func(c *scene) valid {
+			return valid{super + "audit/erasures", fmt.Sprintf(`{"name": "nobody-of-%s"}`, c.organization), 202, true}
+		},
 			return valid{super + "audit/erasures", `{"name": "nobody-at-all"}`, 202, true}
 		},
 		"GET /api/v1/superuser/audit/erasures/{uuid}": read(func(c *scene) string {
