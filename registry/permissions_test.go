@@ -491,8 +491,6 @@ func requests() map[string]func(c *scene) valid {
 		"POST /api/v1/superuser/audit/erasures": func(c *scene) valid {
 			return valid{super + "audit/erasures", fmt.Sprintf(`{"name": "nobody-of-%s"}`, c.organization), 202, true}
 		},
-			return valid{super + "audit/erasures", `{"name": "nobody-at-all"}`, 202, true}
-		},
 		"GET /api/v1/superuser/audit/erasures/{uuid}": read(func(c *scene) string {
 			erasure, err := c.core.ErasePerson(c.ctx, byAdmin, "nobody-at-all")
 			Expect(err).NotTo(HaveOccurred())
