@@ -676,14 +676,14 @@ var _ = Describe("The permission table", func() {
 		shared := s.scene(sort)
 		for _, e := range Endpoints() {
 			key := e.Method + " " + e.Path
-			make := valids[key]
-			Expect(make).NotTo(BeNil(), "%s: write a valid request for it", key)
+			prepare := valids[key]
+			Expect(prepare).NotTo(BeNil(), "%s: write a valid request for it", key)
 			may := sort.May(e.Permission)
 			c := shared
 			if may && (e.Method != http.MethodGet || e.Permission == auth.OperatorProtocol) {
 				c = s.scene(sort) // it is as it was made only once
 			}
-			request := make(c)
+			request := prepare(c)
 			what := fmt.Sprintf("%s as %s", key, sort.Name)
 			before := c.entries()
 			answer := c.send(c.authenticate, e.Method, request.path, []byte(request.body))
