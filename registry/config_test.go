@@ -9,6 +9,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/spf13/pflag"
+
+	"github.com/tidelock/tidelock/registry/policy"
 )
 
 var _ = Describe("settings", func() {
@@ -34,7 +36,8 @@ var _ = Describe("settings", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(cfg).To(Equal(Config{
 			Database: "sqlite", Listen: "127.0.0.1:5000", TokenLifetime: 5 * time.Minute, PoliciesDeletionDelay: 5 * time.Minute,
-			GC: GarbageCollection{Interval: time.Hour, Grace: 24 * time.Hour, Delay: time.Hour},
+			PoliciesMaxLock: policy.DefaultMaxLock,
+			GC:              GarbageCollection{Interval: time.Hour, Grace: 24 * time.Hour, Delay: time.Hour},
 		}))
 	})
 
@@ -64,6 +67,7 @@ secret-key-file: /etc/tidelock/secret-keys
 external-url: https://registry.example.com/
 trusted-proxies: [10.0.0.0/8, 192.0.2.1]
 policies-deletion-delay: 30s
+policies-max-lock: 400d
 gc-interval: 10m
 gc-grace: 12h
 gc-delay: 30m
@@ -71,15 +75,18 @@ gc-untagged-manifests: true
 audit-retention: 400d
 audit-archive: s3://bucket/audit
 audit-forward: [stdout, "otlp+https://collector:4318"]
+superusers: [carol]
+superusers-full-access: true
+global-readonly-superusers: [audit-user, monitoring-bot]
 `, nil)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(cfg).To(Equal(Config{
 			DataDir: "/var/lib/tidelock", Database: "postgres://tidelock@db/tidelock", Listen: ":5000", AdminPasswordFile: "/etc/tidelock/password", OperatorTokenFile: "/etc/tidelock/token",
-			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second,
+			TLSCert: "cert", TLSKey: "key", InsecureHTTP: true, PoliciesDeletionDelay: 30 * time.Second, PoliciesMaxLock: 400 * 24 * time.Hour,
 			TokenKeyFile: "/etc/tidelock/keys", TokenLifetime: 10 * time.Minute, AuditKeyFile: "/etc/tidelock/audit-keys", SecretKeyFile: "/etc/tidelock/secret-keys", ExternalURL: &url.URL{Scheme: "https", Host: "registry.example.com"},
 			GC:             GarbageCollection{Interval: 10 * time.Minute, Grace: 12 * time.Hour, Delay: 30 * time.Minute, UntaggedManifests: true},
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
-			AuditRetention: 400 * 24 * time.Hour, AuditArchive: "s3://bucket/audit", AuditForward: []string{"stdout", "otlp+https://collector:4318"},
+			AuditRetention: 400 * 24 * time.Hour, AuditArchive: "s3://bucket/audit", AuditForward: []string{"stdout", "otlp+https://collector:4318"}, Superusers: []string{"carol"}, SuperusersFullAccess: true, ReadonlySuperusers: []string{"audit-user", "monitoring-bot"},
 		}))
 	})
 

@@ -140,7 +140,7 @@ var _ = Describe("a readonly superuser on several replicas", func() {
 		b.must(change(b), 403)
 		push := func() int { return b.send(bearer, "POST", "/v2/team-a/app/blobs/uploads/", nil).status }
 		Expect(push()).To(BeElementOf(http.StatusUnauthorized, http.StatusForbidden), "the token does not let it write any more")
-		Eventually(push).WithTimeout(2 * time.Second).Should(Equal(http.StatusUnauthorized), "and is void")
+		Eventually(push).WithTimeout(2*time.Second).Should(Equal(http.StatusUnauthorized), "and is void")
 		var problem openapi.Problem
 		Expect(json.Unmarshal([]byte(change(b).body), &problem)).To(Succeed())
 		Expect(problem.Detail).To(ContainSubstring("reads everything and writes nothing"))

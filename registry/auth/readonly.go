@@ -120,6 +120,7 @@ func (id Identity) subject() (domain.Subject, bool) {
 		return domain.Subject{Kind: domain.SubjectServiceAccount, Namespace: namespace, Name: name}, true
 	case domain.CallerKubernetesUser, domain.CallerOIDC:
 		return domain.Subject{Kind: domain.SubjectUser, Name: id.Name}, true
+	case domain.CallerAnonymous, domain.CallerRobot, domain.CallerOperator, domain.CallerSystem, domain.CallerMirror:
 	}
 	return domain.Subject{}, false
 }

@@ -79,7 +79,9 @@ var _ = Describe("A webhook", func() {
 	It("goes on after a restart where it was", func() {
 		log.pushes(0, 3)
 		_, stop := forwarding(log, forward.Options{}, to.target())
-		to.has(log.indexed())
+		size := log.indexed()
+		to.has(size)
+		Eventually(func() (int64, error) { return log.LogCursor(ctx, "forward.siem") }).WithTimeout(patience).Should(BeEquivalentTo(size))
 		stop()
 		log.pushes(3, 6)
 		log.stop()

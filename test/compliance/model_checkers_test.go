@@ -23,6 +23,7 @@ const (
 	decreed   = `create_immutability_policy "policy_uuid":"p","revision":1,` + covers
 	inverted  = `update_immutability_policy "policy_uuid":"p","revision":2,"tag_pattern":"v.*","tag_pattern_matches":false,"enforcement_mode":"Enforce","reclaim_policy":"Retain",` +
 		`"previous_tag_pattern":"v.*","previous_tag_pattern_matches":true,"previous_enforcement_mode":"Enforce","previous_reclaim_policy":"Retain"`
+	orphaned  = `update_immutability_policy "policy_uuid":"p","revision":1,"orphaned":true`
 	withdrawn = `delete_immutability_policy "policy_uuid":"p","revision":1,` + covers
 	swept     = `change_tag_immutability "repo":"app","tag":"v1","manifest_digest":"d1","trigger":"policy","policy_uuid":"p","hold":"placed","immutable":true,"previous_immutable":false`
 	unswept   = `change_tag_immutability "repo":"app","tag":"v1","manifest_digest":"d1","trigger":"policy","policy_uuid":"p","hold":"removed","immutable":false,"previous_immutable":true`
@@ -62,6 +63,7 @@ func TestTheModelTakesNoLogThatCannotBeTrue(t *testing.T) {
 		"a hold that is removed twice":          {[]string{pushed, held, freed, freed}, "has no hold"},
 		"a new tag that nothing says is locked": {[]string{decreed, pushed, held}, "cover the new tag"},
 		"a new tag with its lock":               {[]string{decreed, pushed, born}, ""},
+		"a policy orphaned beside a new tag":    {[]string{decreed, pushed, orphaned, born}, ""},
 		"a sweep that miscounts":                {[]string{pushed, decreed, summed}, "the sweep of policy p"},
 		"a hold of a policy that does not care": {[]string{pushed, decreed, swept, summed, inverted, swept}, "does not cover"},
 		"a sweep that releases what it covers":  {[]string{pushed, decreed, swept, summed, unswept}, "covers it"},

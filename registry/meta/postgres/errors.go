@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"io"
 	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -21,6 +22,8 @@ const (
 	lockNotAvailable       = "55P03"
 	characterNotStorable   = "22021"
 	escapeNotStorable      = "22P05"
+	adminShutdown          = "57P01"
+	crashShutdown          = "57P02"
 	maxConstraintConflicts = 10
 )
 
@@ -48,13 +51,22 @@ func again(err error) (retry, constraint bool) {
 	return errors.Is(err, errMoved) || errors.Is(err, driver.ErrBadConn), false
 }
 
+// lost reports whether the connection is gone that an error came from.
+func lost(err error) bool {
+	switch sqlState(err) {
+	case adminShutdown, crashShutdown:
+		return true
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn)
+}
+
 // clientError makes of an error what a client may see: its own cancellation, an error of the domain, or UNAVAILABLE.
 func clientError(ctx context.Context, err error) error {
-	var lost net.Error
 	switch code := sqlState(err); {
 	case err == nil:
 		return nil
-	case errors.As(err, &lost):
+	case lost(err):
 		return unavailable(ctx, err)
 	case code == characterNotStorable || code == escapeNotStorable:
 		return domain.Errorf(domain.CodeInvalid, "a text has characters that cannot be stored; NUL is one: %w", err)

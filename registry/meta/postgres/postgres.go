@@ -112,19 +112,37 @@ func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
 	if s.closed.Load() {
 		return domain.Unavailable(errClosed)
 	}
-	conn, err := connection(ctx, s.reads)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }() // gives it back
 	limited, cancel := context.WithTimeout(ctx, transactionLimit)
 	defer cancel()
-	tx, err := conn.BeginTx(limited, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	var tx *sql.Tx
+	conn, err := live(ctx, s.reads, func(conn *sql.Conn) (err error) {
+		tx, err = conn.BeginTx(limited, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+		return err
+	})
 	if err != nil {
 		return unavailable(ctx, fmt.Errorf("begin: %w", err))
 	}
+	defer func() { _ = conn.Close() }()  // gives it back
 	defer func() { _ = tx.Rollback() }() // there is nothing to commit
 	return clientError(ctx, fn(meta.NewReader(limited, querier{tx})))
+}
+
+// live takes a connection of the pool and runs the first statement on it. A connection that was lost while it lay in the
+// pool, because the database was started anew, is passed over, so first may run several times.
+func live(ctx context.Context, db *sql.DB, first func(*sql.Conn) error) (conn *sql.Conn, err error) {
+	for range db.Stats().MaxOpenConnections + 1 {
+		if conn, err = connection(ctx, db); err != nil {
+			return nil, err
+		}
+		if err = first(conn); err == nil {
+			return conn, nil
+		}
+		_ = conn.Close() // gives it back, or up
+		if !lost(err) {
+			break
+		}
+	}
+	return nil, err
 }
 
 // connection takes a connection of the pool.

@@ -231,6 +231,40 @@ var _ = Describe("A store", func() {
 		Expect(domain.CodeOf(err)).To(Equal(domain.CodeUnavailable))
 	})
 
+	It("goes on at once after a restart of the database, whatever connections it had", func() {
+		server, err := postgrestest.New()
+		Expect(err).NotTo(HaveOccurred())
+		defer func() { Expect(server.Close()).To(Succeed()) }()
+		dsn, err := server.Database("restarted")
+		Expect(err).NotTo(HaveOccurred())
+		store := open(dsn)
+		fill(store)
+		scope := meta.Scope{Organization: app.Organization, Repository: app.Path}
+		read := func(fn func()) error {
+			return store.Read(ctx, func(r *meta.Reader) error { fn(); _, err := r.Organizations(); return err })
+		}
+		write := func(fn func()) error {
+			return store.Write(ctx, scope, func(tx *meta.Tx) error { fn(); _, err := tx.Organizations(); return err })
+		}
+		// Several connections of each kind are used together, and lie in their pools then.
+		const together = 6
+		var barrier, done sync.WaitGroup
+		barrier.Add(2 * together)
+		for range together {
+			for _, use := range []func(func()) error{read, write} {
+				done.Go(func() {
+					defer GinkgoRecover()
+					Expect(use(func() { barrier.Done(); barrier.Wait() })).To(Succeed())
+				})
+			}
+		}
+		done.Wait()
+		Expect(server.Stop()).To(Succeed())
+		Expect(server.Start()).To(Succeed())
+		Expect(read(func() {})).To(Succeed())
+		Expect(write(func() {})).To(Succeed())
+	})
+
 	It("finishes what has begun when the client leaves", func() {
 		store := open(database())
 		client, leave := context.WithCancel(ctx)

@@ -49,13 +49,16 @@ func (s *Store) retry(ctx context.Context, transaction func(attempts int) error)
 func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) error, attempts int) error {
 	var found ids
 	if scope.Organization != "" {
-		var err error
 		limited, cancel := context.WithTimeout(ctx, patience)
-		found, _, err = lookUp(limited, s.writes, scope)
-		cancel()
+		defer cancel()
+		conn, err := live(limited, s.writes, func(conn *sql.Conn) (err error) {
+			found, _, err = lookUp(limited, conn, scope)
+			return err
+		})
 		if err != nil {
 			return unavailable(ctx, err)
 		}
+		_ = conn.Close() // gives it back
 	}
 	return s.transaction(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if scope.Job != 0 {
@@ -83,17 +86,18 @@ func (s *Store) write(ctx context.Context, scope meta.Scope, fn func(*meta.Tx) e
 // transaction runs fn and commits. Its context, which fn gets, does not end when the client leaves: a statement that is
 // cancelled costs its connection.
 func (s *Store) transaction(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	conn, err := connection(ctx, s.writes)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }() // gives it back
+	client := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transactionLimit)
 	defer cancel()
-	tx, err := conn.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	var tx *sql.Tx
+	conn, err := live(client, s.writes, func(conn *sql.Conn) (err error) {
+		tx, err = conn.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
+	defer func() { _ = conn.Close() }() // gives it back
 	if err := fn(ctx, tx); err != nil {
 		_ = tx.Rollback() // fails where the connection is lost, which is as good
 		return err
