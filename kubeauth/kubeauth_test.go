@@ -72,12 +72,6 @@ func (s *apiServer) set(f func()) {
 	f()
 }
 
-func (s *apiServer) counts() (tokens, asked int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.tokens), len(s.asked)
-}
-
 var _ = Describe("A cluster", func() {
 	var (
 		ctx     = context.Background()

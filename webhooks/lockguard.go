@@ -46,7 +46,7 @@ func (g *lockGuard) Handle(ctx context.Context, request admission.Request) admis
 		return admission.Errored(http.StatusBadRequest, err)
 	}
 	ctx = admission.NewContextWithRequest(ctx, request)
-	switch request.Operation {
+	switch request.Operation { //nolint:exhaustive // it is configured for these two
 	case admissionv1.Update:
 		if errs := registryv1alpha1.ValidateLock(old, policy, g.validator.now()); len(errs) > 0 && policy.DeletionTimestamp.IsZero() {
 			g.note(ctx, old, openapi.RefusedChangeOperationUpdate, errs.ToAggregate().Error())
