@@ -49,7 +49,7 @@ func (r *Reader) TreeSize() (int64, error) {
 // Tiles is an audit.TileSource.
 func (r *Reader) Tiles(tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))
-	err := chunks(len(tiles), func(from, size int) error {
+	err := r.chunks(len(tiles), func(from, size int) error {
 		var terms []string
 		var args []any
 		for _, tile := range tiles[from : from+size] {

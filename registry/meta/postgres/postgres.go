@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -109,7 +110,7 @@ func (s *Store) prepare(ctx context.Context) error {
 
 // Read runs fn on a snapshot.
 func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
-	return s.read(ctx, func(ctx context.Context, tx *sql.Tx) error { return fn(meta.NewReader(ctx, querier{tx})) })
+	return s.read(ctx, func(ctx context.Context, tx *sql.Tx) error { return fn(meta.NewConcurrentReader(ctx, querier{tx})) })
 }
 
 func (s *Store) read(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
@@ -174,7 +175,14 @@ func (q querier) Exec(ctx context.Context, query string, args ...any) (sql.Resul
 	return q.tx.ExecContext(ctx, query, args...)
 }
 
+// largeSet is from how many arguments on a query is planned each time, for them. The plan that is kept otherwise may have
+// been made when there was little, and go through everything: an index of 26,000 manifests took minutes to push.
+const largeSet = 64
+
 // Query implements meta.Querier.
 func (q querier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if len(args) >= largeSet {
+		args = slices.Insert(args, 0, any(pgx.QueryExecModeCacheDescribe))
+	}
 	return q.tx.QueryContext(ctx, query, args...)
 }

@@ -83,7 +83,7 @@ func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
 		err := tx.QueryRowContext(ctx, `SELECT pg_postmaster_start_time()::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, (SELECT COALESCE(MAX(id), 0) FROM audit_entries)`).
 			Scan(&now.server, &now.xmin, &now.last)
 		if err == nil {
-			first, last, err = meta.NewReader(ctx, querier{tx}).Pending(s.indexed.before(now))
+			first, last, err = meta.NewConcurrentReader(ctx, querier{tx}).Pending(s.indexed.before(now))
 		}
 		return err
 	})
