@@ -2,6 +2,7 @@ package meta
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,15 +178,60 @@ func (r *Reader) span(q audit.Query) (s span, err error) {
 // replicas that differ by more are refused time by their infrastructure.
 const timeSlack = 10 * time.Second
 
-// firstIndexedAt returns the index of the first entry that is not older than t, or the size of the log. It looks at one
-// entry for each bit of that size: cheaper than an index on the time, which every entry would have to enter. Of entries
-// that are not there any more, the next one tells.
+// firstIndexedAt returns the index of the first entry that is not older than t, or the size of the log: cheaper than an
+// index on the time, which every entry would have to enter. Of entries that are not there any more, the next one tells.
 func (r *Reader) firstIndexedAt(size int64, t time.Time) (int64, error) {
-	const older = `(SELECT e.time FROM audit_entries AS e WHERE e.idx >= (s.low + s.high) / 2 ORDER BY e.idx LIMIT 1) < $2`
-	return r.number(`WITH RECURSIVE search (low, high) AS (SELECT CAST(0 AS BIGINT), CAST($1 AS BIGINT) UNION ALL
-		SELECT CASE WHEN `+older+` THEN (s.low + s.high) / 2 + 1 ELSE s.low END, CASE WHEN `+older+` THEN s.high ELSE (s.low + s.high) / 2 END
-		FROM search AS s WHERE s.low < s.high)
-		SELECT low FROM search WHERE low = high`, size, toMicros(t))
+	wanted := toMicros(t)
+	low, high, err := around(size, wanted, func(index int64) (int64, error) {
+		return r.number(`SELECT time FROM audit_entries WHERE idx >= $1 ORDER BY idx LIMIT 1`, index)
+	})
+	if err != nil || low == high {
+		return low, err
+	}
+	return r.number(`SELECT COALESCE(MIN(idx), $1) FROM (SELECT idx FROM audit_entries WHERE idx >= $2 AND idx < $1 AND time >= $3 ORDER BY idx LIMIT 1) AS found`, high, low, wanted)
+}
+
+// nearby is how many neighbours in the log are looked through at once for a time.
+const nearby = 64
+
+// around narrows down where in a log of some size the first entry is that is not older than wanted: those before low are
+// older, and those from high on are not. It looks at the times of as few entries as it can, since each may be in a page
+// that is not in memory: where an even log would have the time, a little before and a little behind, and each third time
+// in the middle, so that a log that is not even costs three looks for each bit of its size at most.
+func around(size, wanted int64, timeOf func(index int64) (int64, error)) (low, high int64, err error) {
+	if size == 0 {
+		return 0, 0, nil
+	}
+	first, err := timeOf(0)
+	if err != nil || first >= wanted {
+		return 0, 0, err
+	}
+	last, err := timeOf(size - 1)
+	if err != nil || last < wanted {
+		return size, size, err
+	}
+	low, high = 1, size-1
+	for step := 0; high-low > nearby; step++ {
+		at := low + (high-low)/2
+		if step%3 < 2 {
+			at = low + int64(float64(high-low)*(float64(wanted-first)/float64(last-first)))
+			aside := int64(math.Sqrt(float64(high - low)))
+			if step%3 == 0 {
+				aside = -aside
+			}
+			at = max(low, min(at+aside, high-1))
+		}
+		then, err := timeOf(at)
+		if err != nil {
+			return 0, 0, err
+		}
+		if then < wanted {
+			low, first = at+1, then
+		} else {
+			high, last = at, then
+		}
+	}
+	return low, high, nil
 }
 
 // auditWalk goes along an index, one entry of a key after the other.

@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -72,6 +74,9 @@ const (
 	// Nothing was pushed by digest but between these two.
 	quietFrom, quietTo = 10_000, 30_000
 )
+
+// looks is how many a time in an even log is found by.
+const looks = 8
 
 // at is the time of an entry: all are of one day.
 func at(i int) time.Time { return time.Date(2026, time.March, 6, 0, 0, i, 0, time.UTC) }
@@ -229,7 +234,7 @@ var _ = Describe("The log", func() {
 					found, done := page(in(audit.Query{Kinds: kinds}, window), audit.Budget{Entries: 100})
 					Expect(found).To(BeEmpty())
 					Expect(done.More || done.Exhausted).To(BeFalse(), "the end is known at once")
-					Expect(len(db.plans)).To(BeNumerically("<=", 4+len(kinds)))
+					Expect(len(db.plans)).To(BeNumerically("<=", 2+2*looks+len(kinds)))
 				}
 			})
 
@@ -266,10 +271,16 @@ var _ = Describe("The log", func() {
 				Expect(done).To(Equal(audit.Progress{Next: 10_005, More: true}))
 			})
 
-			It("finds the first entry of a time with one statement", func() {
+			It("finds the first entry of a time with a few looks", func() {
 				found, _ := page(audit.Query{From: at(35_000), Ascending: true, Limit: 2}, audit.Budget{})
 				Expect(found).To(Equal([]int64{35_000, 35_001}))
-				Expect(db.plans).To(HaveLen(3), "the size, the place and the page")
+				Expect(len(db.plans)).To(BeNumerically("<=", 2+looks), "the size, the place and the page")
+				for _, i := range []int{0, 1, 63, 64, 65, 12_345, logSize - 65, logSize - 1} {
+					for _, t := range []time.Time{at(i), at(i).Add(-time.Millisecond)} {
+						Expect(r.FirstIndexedAt(t)).To(BeEquivalentTo(i))
+					}
+				}
+				Expect(r.FirstIndexedAt(at(logSize))).To(BeEquivalentTo(logSize))
 			})
 
 			It("is counted as it is read", func() {
@@ -305,3 +316,34 @@ var _ = Describe("The log", func() {
 		})
 	}
 })
+
+var _ = DescribeTable("A time in a log of ten million entries is found by few looks", func(timeOf func(i int64) int64, most int) {
+	const size = 10_000_000
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		i := random.Int64N(size)
+		looks := 0
+		low, high, err := meta.Around(size, timeOf(i), func(index int64) (int64, error) {
+			looks++
+			return timeOf(index), nil
+		})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(high - low).To(BeNumerically("<=", 64))
+		if low > 0 {
+			Expect(timeOf(low - 1)).To(BeNumerically("<", timeOf(i)))
+		}
+		Expect(timeOf(high)).To(BeNumerically(">=", timeOf(i)))
+		Expect(looks).To(BeNumerically("<=", most))
+	}
+},
+	Entry("where it grew evenly", func(i int64) int64 { return 3_000_000 * i }, 10),
+	Entry("where it grew faster and faster", func(i int64) int64 { return int64(1e12 * math.Sqrt(float64(i))) }, 24),
+	Entry("where most came in a day", func(i int64) int64 {
+		if i < 9_000_000 {
+			return 9_000 * i
+		}
+		return 9_000*9_000_000 + 30_000_000*(i-9_000_000)
+	}, 32),
+	Entry("where it doubled again and again", func(i int64) int64 { return int64(1e9 * math.Log2(float64(i+1))) }, 2+3*24),
+	Entry("where entries have the same time", func(i int64) int64 { return i / 100_000 }, 2+3*24),
+)

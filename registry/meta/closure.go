@@ -27,7 +27,7 @@ func (r *Reader) nodes(query string, args []any) (list []Node, err error) {
 
 // nodesIn collects the nodes that a query, which ends in IN, finds for a set of digests.
 func (r *Reader) nodesIn(query string, repositoryID int64, digests []digest.Digest) (list []Node, err error) {
-	err = chunks(len(digests), func(from, size int) error {
+	err = r.chunks(len(digests), func(from, size int) error {
 		args := []any{repositoryID}
 		for _, d := range digests[from : from+size] {
 			args = append(args, string(d))
@@ -73,7 +73,7 @@ func (r *Reader) NodeByPrefix(repositoryID int64, prefix string) (Node, error) {
 
 // perManifest runs a query, which has IN before its set of manifest ids, on all nodes.
 func (r *Reader) perManifest(query, suffix string, nodes []Node, scan func(scanner) error) error {
-	return chunks(len(nodes), func(from, size int) error {
+	return r.chunks(len(nodes), func(from, size int) error {
 		args := make([]any, size)
 		for i, n := range nodes[from : from+size] {
 			args[i] = n.ID

@@ -44,7 +44,7 @@ func (r *Reader) MissingManifests(repositoryID int64, digests []digest.Digest) (
 
 func (r *Reader) missing(query string, repositoryID int64, digests []digest.Digest) ([]digest.Digest, error) {
 	found := make(map[digest.Digest]bool, len(digests))
-	err := chunks(len(digests), func(from, size int) error {
+	err := r.chunks(len(digests), func(from, size int) error {
 		args := []any{repositoryID}
 		for _, d := range digests[from : from+size] {
 			args = append(args, string(d))
@@ -235,7 +235,7 @@ func (tx *Tx) Again(tags []domain.Tag) (list []domain.Tag, err error) {
 	if !tx.several {
 		return tags, nil
 	}
-	err = eachTagID(tags, tx.setSizes(), func(parameters string, ids []any) error {
+	err = tx.eachTagID(tags, func(parameters string, ids []any) error {
 		part, err := tx.tags(tagQuery+`t.id IN (`+parameters+`) ORDER BY t.repository_id, t.name`, ids...)
 		list = append(list, part...)
 		return err

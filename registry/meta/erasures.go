@@ -71,7 +71,7 @@ func (r *Reader) LogNaming(person string, from, to int64) (indices []int64, err 
 
 // EraseAudit removes the personal values of entries, with the salt, and returns how many had some. Leaves stay as they are.
 func (tx *Tx) EraseAudit(indices []int64) (erased int64, err error) {
-	err = chunksOf(tx.setSizes(), len(indices), func(from, size int) error {
+	err = tx.chunks(len(indices), func(from, size int) error {
 		args := make([]any, size)
 		for i := range args {
 			args[i] = indices[from+i]

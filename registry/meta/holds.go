@@ -18,10 +18,8 @@ type Hold struct {
 }
 
 // Holds lists the holds of tags, which must be sorted by id or name; the answer is in no particular order.
-func (r *Reader) Holds(tags []domain.Tag) ([]Hold, error) { return r.holds(tags, setSizes) }
-
-func (r *Reader) holds(tags []domain.Tag, sizes []int) (list []Hold, err error) {
-	err = eachTagID(tags, sizes, func(parameters string, ids []any) error {
+func (r *Reader) Holds(tags []domain.Tag) (list []Hold, err error) {
+	err = r.eachTagID(tags, func(parameters string, ids []any) error {
 		return r.each(`SELECT tag_id, policy_id FROM holds WHERE tag_id IN (`+parameters+`)`, ids, func(row scanner) error {
 			var h Hold
 			err := row.Scan(&h.TagID, &h.PolicyID)
@@ -32,8 +30,8 @@ func (r *Reader) holds(tags []domain.Tag, sizes []int) (list []Hold, err error) 
 	return list, err
 }
 
-func eachTagID(tags []domain.Tag, sizes []int, fn func(parameters string, ids []any) error) error {
-	return chunksOf(sizes, len(tags), func(from, size int) error {
+func (r *Reader) eachTagID(tags []domain.Tag, fn func(parameters string, ids []any) error) error {
+	return r.chunks(len(tags), func(from, size int) error {
 		ids := make([]any, size)
 		for i, t := range tags[from : from+size] {
 			ids[i] = t.ID
@@ -45,7 +43,7 @@ func eachTagID(tags []domain.Tag, sizes []int, fn func(parameters string, ids []
 // Holds is Reader.Holds for a change of the holds or of what depends on them.
 func (tx *Tx) Holds(tags []domain.Tag) ([]Hold, error) {
 	if tx.several {
-		err := eachTagID(tags, tx.setSizes(), func(parameters string, ids []any) error {
+		err := tx.eachTagID(tags, func(parameters string, ids []any) error {
 			_, err := tx.ids(`SELECT id FROM tags WHERE id IN (`+parameters+`) ORDER BY repository_id, name FOR UPDATE`, ids...)
 			return err
 		})
@@ -53,7 +51,7 @@ func (tx *Tx) Holds(tags []domain.Tag) ([]Hold, error) {
 			return nil, err
 		}
 	}
-	return tx.holds(tags, tx.setSizes())
+	return tx.Reader.Holds(tags)
 }
 
 // HeldSince is when the oldest hold of a tag was placed, zero if it has none.

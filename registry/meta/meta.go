@@ -85,10 +85,19 @@ type Querier interface {
 type Reader struct {
 	ctx context.Context
 	db  Querier
+	// setSizes are the sizes of statements over sets.
+	setSizes []int
 }
 
-// NewReader is for engines.
-func NewReader(ctx context.Context, db Querier) *Reader { return &Reader{ctx: ctx, db: db} }
+// NewReader is for engines with one writer.
+func NewReader(ctx context.Context, db Querier) *Reader {
+	return &Reader{ctx: ctx, db: db, setSizes: setSizes}
+}
+
+// NewConcurrentReader is for engines with several writers.
+func NewConcurrentReader(ctx context.Context, db Querier) *Reader {
+	return &Reader{ctx: ctx, db: db, setSizes: distantSetSizes}
+}
 
 // Tx reads and writes in one transaction.
 type Tx struct {
@@ -102,7 +111,7 @@ type Tx struct {
 }
 
 // NewTx is for engines with one writer.
-func NewTx(ctx context.Context, db Querier) *Tx { return &Tx{Reader: Reader{ctx: ctx, db: db}} }
+func NewTx(ctx context.Context, db Querier) *Tx { return &Tx{Reader: *NewReader(ctx, db)} }
 
 // Gathering makes AppendAudit add to a list, which the engine appends to the log before it commits: of several
 // transactions that share a commit, by a few statements for all. The engine takes back what a transaction added that it
@@ -115,7 +124,7 @@ func (tx *Tx) Gathering(appended *[]audit.Record) *Tx {
 // NewConcurrentTx is for engines with several writers, in which every statement sees what was committed before it. The
 // look-ups that Tx has beside Reader's lock the rows that they return until the transaction ends.
 func NewConcurrentTx(ctx context.Context, db Querier) *Tx {
-	return &Tx{Reader: Reader{ctx: ctx, db: db}, several: true}
+	return &Tx{Reader: *NewConcurrentReader(ctx, db), several: true}
 }
 
 // WithLogState tells a transaction the log's state, which the engine has read behind its locks.
@@ -192,26 +201,16 @@ func (tx *Tx) do(query string, args ...any) error {
 
 // Statements over sets come in a few fixed sizes, so that they stay prepared; a set is cut into these. They are small
 // because SQLite looks up each numbered parameter in a list of all. Where each statement is a journey over the network,
-// writes have larger ones too.
+// there are larger ones too.
 var (
 	setSizes        = []int{16, 4, 1}
 	distantSetSizes = []int{256, 64, 16, 4, 1}
 )
 
-// setSizes are those of the writes.
-func (tx *Tx) setSizes() []int {
-	if tx.several {
-		return distantSetSizes
-	}
-	return setSizes
-}
-
 // chunks calls fn with consecutive parts of n items, each of one of setSizes.
-func chunks(n int, fn func(from, size int) error) error { return chunksOf(setSizes, n, fn) }
-
-func chunksOf(sizes []int, n int, fn func(from, size int) error) error {
+func (r *Reader) chunks(n int, fn func(from, size int) error) error {
 	for from := 0; from < n; {
-		for _, size := range sizes {
+		for _, size := range r.setSizes {
 			if size <= n-from {
 				if err := fn(from, size); err != nil {
 					return err
@@ -239,7 +238,7 @@ func placeholders(first, count int) string {
 
 // insertRows runs "insert VALUES (…),(…)… suffix" over rows of equal width.
 func (tx *Tx) insertRows(insert, suffix string, rows [][]any) error {
-	return chunksOf(tx.setSizes(), len(rows), func(from, size int) error {
+	return tx.chunks(len(rows), func(from, size int) error {
 		query, args := valuesStatement(insert, suffix, rows[from:from+size])
 		return tx.do(query, args...)
 	})

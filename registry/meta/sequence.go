@@ -49,7 +49,7 @@ func (r *Reader) TreeSize() (int64, error) {
 // Tiles is an audit.TileSource.
 func (r *Reader) Tiles(tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))
-	err := chunks(len(tiles), func(from, size int) error {
+	err := r.chunks(len(tiles), func(from, size int) error {
 		var terms []string
 		var args []any
 		for _, tile := range tiles[from : from+size] {
@@ -182,14 +182,17 @@ func (r *Reader) PendingByID() (int64, error) {
 	return orBehind(last, was), err
 }
 
-// Pending is PendingByID for an engine in which ids do not grow in the order of commits.
-func (r *Reader) Pending() (int64, error) {
+// Pending is PendingByID for an engine in which ids do not grow in the order of commits. It looks at ids above after only,
+// and returns the lowest one without an index too, 0 if there is none.
+func (r *Reader) Pending(after int64) (first, last int64, err error) {
 	was, err := r.logState()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	last, err := r.number(`SELECT COALESCE(MAX(id), 0) FROM audit_entries WHERE idx IS NULL`)
-	return orBehind(last, was), err
+	err = r.one(`SELECT COALESCE(MIN(id), 0), COALESCE(MAX(id), 0) FROM audit_entries WHERE id > $1 AND idx IS NULL`, []any{after}, func(row scanner) error {
+		return row.Scan(&first, &last)
+	})
+	return first, orBehind(last, was), err
 }
 
 func orBehind(last int64, was logState) int64 {
@@ -199,11 +202,11 @@ func orBehind(last int64, was logState) int64 {
 	return last
 }
 
-// Sequence indexes up to limit entries for an engine in which ids do not grow in the order of commits, and puts them into
-// the tree. No two transactions may do it at the same time. Entries that were committed earlier than others get smaller
+// Sequence indexes up to limit entries with ids above after for an engine in which ids do not grow in the order of commits,
+// and puts them into the tree. No two transactions may do it at the same time. Entries that were committed earlier than others get smaller
 // indices: those of the others' transactions that had begun by then may come before them, since neither saw what the
 // other did.
-func (tx *Tx) Sequence(limit int) (audit.Sequenced, error) {
+func (tx *Tx) Sequence(after int64, limit int) (audit.Sequenced, error) {
 	s := Sequence{}
 	var err error
 	if s.was, err = tx.logState(); err != nil {
@@ -212,7 +215,7 @@ func (tx *Tx) Sequence(limit int) (audit.Sequenced, error) {
 	if s.was.behind() {
 		err = tx.catchUp(&s, limit)
 	} else {
-		err = tx.index(&s, limit)
+		err = tx.index(&s, after, limit)
 	}
 	if err == nil {
 		err = tx.putTiles(s.tiles)
@@ -221,10 +224,10 @@ func (tx *Tx) Sequence(limit int) (audit.Sequenced, error) {
 }
 
 // index gives entries their index and plans their place in the tree.
-func (tx *Tx) index(s *Sequence, limit int) error {
+func (tx *Tx) index(s *Sequence, after int64, limit int) error {
 	leaves := make([]tlog.Hash, limit)
-	err := tx.each(`WITH pending AS (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM (SELECT id FROM audit_entries WHERE idx IS NULL ORDER BY id LIMIT $1) AS first)
-		UPDATE audit_entries AS e SET idx = $2 + p.place FROM pending AS p WHERE e.id = p.id RETURNING p.place, e.id, e.leaf`, []any{limit, s.was.treeSize}, func(row scanner) error {
+	err := tx.each(`WITH pending AS (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM (SELECT id FROM audit_entries WHERE id > $3 AND idx IS NULL ORDER BY id LIMIT $1) AS first)
+		UPDATE audit_entries AS e SET idx = $2 + p.place FROM pending AS p WHERE e.id = p.id RETURNING p.place, e.id, e.leaf`, []any{limit, s.was.treeSize, after}, func(row scanner) error {
 		var place, id int64
 		var leaf []byte
 		if err := row.Scan(&place, &id, &leaf); err != nil {

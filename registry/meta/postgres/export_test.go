@@ -27,3 +27,9 @@ func MigrateToVersion1(ctx context.Context, dsn string) error {
 
 // AbandonAfter sets how long a transaction may stand still.
 func (s *Store) AbandonAfter(d time.Duration) { s.abandonedAfter = d }
+
+// IndexedUpTo is the id up to which no entry is looked at any more that may need an index.
+func (s *Store) IndexedUpTo() int64 {
+	upTo, _ := s.indexed.now()
+	return upTo
+}

@@ -64,6 +64,7 @@ func (s *Store) takeLocks(ctx context.Context, tx *sql.Tx, locks []advisoryLock,
 		}
 		fmt.Fprintf(&b, ", %s($%d::int, $%d::bigint::int)", function, len(args)-1, len(args))
 	}
+	b.WriteString(`, pg_current_xact_id()`) // see indexed
 	args[0] = milliseconds(timeout)
 	if _, err := tx.ExecContext(ctx, b.String(), args...); err != nil {
 		return fmt.Errorf("locking: %w", err)

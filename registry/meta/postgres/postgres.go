@@ -12,13 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 
-	"github.com/tidelock/tidelock/registry/audit"
 	"github.com/tidelock/tidelock/registry/domain"
 	"github.com/tidelock/tidelock/registry/meta"
 )
@@ -49,6 +49,7 @@ type Store struct {
 	reads, writes *sql.DB
 	logger        *slog.Logger
 	closed        atomic.Bool
+	indexed       indexed
 
 	abandonedAfter time.Duration
 }
@@ -109,6 +110,10 @@ func (s *Store) prepare(ctx context.Context) error {
 
 // Read runs fn on a snapshot.
 func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
+	return s.read(ctx, func(ctx context.Context, tx *sql.Tx) error { return fn(meta.NewConcurrentReader(ctx, querier{tx})) })
+}
+
+func (s *Store) read(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
 	if s.closed.Load() {
 		return domain.Unavailable(errClosed)
 	}
@@ -124,7 +129,7 @@ func (s *Store) Read(ctx context.Context, fn func(*meta.Reader) error) error {
 	}
 	defer func() { _ = conn.Close() }()  // gives it back
 	defer func() { _ = tx.Rollback() }() // there is nothing to commit
-	return clientError(ctx, fn(meta.NewReader(limited, querier{tx})))
+	return clientError(ctx, fn(limited, tx))
 }
 
 // live takes a connection of the pool and runs the first statement on it. A connection that was lost while it lay in the
@@ -156,29 +161,6 @@ func connection(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
 	return conn, nil
 }
 
-// PendingAudit returns the highest id of an entry that waits for its index.
-func (s *Store) PendingAudit(ctx context.Context) (last int64, err error) {
-	err = s.Read(ctx, func(r *meta.Reader) error {
-		last, err = r.Pending()
-		return err
-	})
-	return last, err
-}
-
-// SequenceAudit gives entries their index, on one replica after the other.
-func (s *Store) SequenceAudit(ctx context.Context, limit int) (done audit.Sequenced, err error) {
-	err = s.retry(ctx, func(attempts int) error {
-		return s.transaction(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			if err := s.takeLocks(ctx, tx, []advisoryLock{{class: classSequencer, exclusive: true}}, attempts); err != nil {
-				return err
-			}
-			done, err = meta.NewConcurrentTx(ctx, querier{tx}).Sequence(limit)
-			return err
-		})
-	})
-	return done, err
-}
-
 // Close waits for running reads and writes and closes the connections.
 func (s *Store) Close() error {
 	s.closed.Store(true)
@@ -193,7 +175,14 @@ func (q querier) Exec(ctx context.Context, query string, args ...any) (sql.Resul
 	return q.tx.ExecContext(ctx, query, args...)
 }
 
+// largeSet is from how many arguments on a query is planned each time, for them. The plan that is kept otherwise may have
+// been made when there was little, and go through everything: an index of 26,000 manifests took minutes to push.
+const largeSet = 64
+
 // Query implements meta.Querier.
 func (q querier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if len(args) >= largeSet {
+		args = slices.Insert(args, 0, any(pgx.QueryExecModeCacheDescribe))
+	}
 	return q.tx.QueryContext(ctx, query, args...)
 }

@@ -280,8 +280,8 @@ var _ = Describe("The scope of a write", func() {
 		Expect(store.Write(ctx, meta.Scope{Organization: "team-b"}, insert("team-b"))).To(Succeed())
 	})
 
-	// beside reports whether a second write can run while a first one does.
-	beside := func(first, second meta.Scope) bool {
+	// expectBeside checks whether a second write can run while a first one does.
+	expectBeside := func(first, second meta.Scope, together bool) {
 		GinkgoHelper()
 		entered, release := make(chan struct{}), make(chan struct{})
 		done := make(chan error, 2)
@@ -294,26 +294,24 @@ var _ = Describe("The scope of a write", func() {
 		go func() {
 			done <- store.Write(ctx, second, func(*meta.Tx) error { close(ran); return nil })
 		}()
-		did := false
-		select {
-		case <-ran:
-			did = true
-		case <-time.After(100 * time.Millisecond):
+		if together {
+			Eventually(ran).WithTimeout(patience).Should(BeClosed())
+		} else {
+			Consistently(ran).WithTimeout(100 * time.Millisecond).ShouldNot(BeClosed())
 		}
 		close(release)
 		for range 2 {
 			Eventually(done).WithTimeout(patience).Should(Receive(BeNil()))
 		}
 		Expect(ran).To(BeClosed())
-		return did
 	}
 	shared := meta.Scope{Organization: "team-a", Repository: "app"}
 	exclusive := meta.Scope{Organization: "team-a", Repository: "app", RepositoryExclusive: true}
 	policy := meta.Scope{Organization: "team-a", OrganizationExclusive: true}
 
 	DescribeTable("lets another one", func(first, second meta.Scope, together bool) {
-		Expect(beside(first, second)).To(Equal(together))
-		Expect(beside(second, first)).To(Equal(together))
+		expectBeside(first, second, together)
+		expectBeside(second, first, together)
 	},
 		Entry("run beside it: two pushes", shared, shared, true),
 		Entry("wait: a push and a delete by digest", shared, exclusive, false),
@@ -551,6 +549,54 @@ var _ = Describe("The sequencer's index", func() {
 		Expect(other.SequenceAudit(ctx, 10)).To(HaveField("Count", 1))
 		Expect(log()).To(Equal([]string{"early", "late"}))
 		Expect(store.SequenceAudit(ctx, 10)).To(BeZero())
+	})
+
+	// rounds are those of a sequencer until there is nothing to do, and a few more.
+	rounds := func() {
+		GinkgoHelper()
+		for idle := 0; idle < 4; {
+			more, err := store.PendingAudit(ctx)
+			Expect(err).NotTo(HaveOccurred())
+			_, err = store.SequenceAudit(ctx, 10)
+			Expect(err).NotTo(HaveOccurred())
+			if more == 0 {
+				idle++
+			}
+		}
+	}
+
+	It("looks no more at what has one, and misses nothing that a long transaction commits behind later ones", func() {
+		appendNow("a", "b")
+		commit := hold("late")
+		appendNow("c", "d")
+		rounds()
+		Expect(log()).To(Equal([]string{"a", "b", "c", "d"}))
+		Expect(store.IndexedUpTo()).To(BeNumerically("<", 3), "the id of the late one is 3")
+		commit()
+		rounds()
+		Expect(log()).To(Equal([]string{"a", "b", "c", "d", "late"}))
+		Expect(store.IndexedUpTo()).To(BeNumerically(">=", 5))
+		appendNow("e")
+		rounds()
+		Expect(log()).To(HaveLen(6))
+	})
+
+	It("rests on transaction ids that are given before the ids of entries", func() {
+		Expect(store.Write(ctx, meta.Scope{}, func(*meta.Tx) error {
+			Expect(value(dsn, `SELECT COUNT(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'transactionid' AND a.datname = current_database()`)).To(Equal(int64(1)))
+			return nil
+		})).To(Succeed())
+	})
+
+	It("looks at all again on a server that holds an older state", func() {
+		appendNow("a", "b", "c")
+		rounds()
+		Expect(store.IndexedUpTo()).To(Equal(int64(3)))
+		value(dsn, `WITH gone AS (DELETE FROM audit_entries WHERE id > 1 RETURNING id) SELECT setval(pg_get_serial_sequence('audit_entries', 'id'), 1) FROM gone LIMIT 1`)
+		value(dsn, `WITH gone AS (DELETE FROM audit_tiles RETURNING n) SELECT COUNT(*) FROM gone`)
+		appendNow("b")
+		rounds()
+		Expect(log()).To(Equal([]string{"a", "b"}))
 	})
 
 	It("shows a reader all that was committed before it asked, also where entries with lower ids come meanwhile", func() {
