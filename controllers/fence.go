@@ -108,6 +108,25 @@ func applied(object client.Object) *openapi.Applied {
 	return &openapi.Applied{User: stamp.Username, UserUID: stamp.UID, Generation: stamp.Generation}
 }
 
+// namespaceOf reads an object's namespace, as the cache has it. Objects can outlive their namespace in a cluster that was
+// mended by hand; they are refused, and no one else has to wait for them.
+func (f fence) namespaceOf(ctx context.Context, cache client.Reader, object client.Object) (*metav1.PartialObjectMetadata, error) {
+	namespace, err := namespaceByName(ctx, cache, object.GetNamespace())
+	if apierrors.IsNotFound(err) {
+		namespace, err = namespaceByName(ctx, f.uncached, object.GetNamespace())
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, &stalledError{
+			reason:  registryv1alpha1.ReasonOrganizationNotOwned,
+			message: fmt.Sprintf("there is no namespace %s any more, so nothing in it manages an organization; delete what is left in it", object.GetNamespace()),
+		}
+	case err != nil:
+		return nil, fmt.Errorf("reading the namespace: %w", err)
+	}
+	return namespace, nil
+}
+
 func namespaceByName(ctx context.Context, reader client.Reader, name string) (*metav1.PartialObjectMetadata, error) {
 	namespace := &metav1.PartialObjectMetadata{}
 	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))

@@ -52,9 +52,9 @@ func (r *ImmutabilityPolicyReconciler) put(ctx context.Context, policy *registry
 // managed says what to put. The claim is by the namespace as the cache has it: the registry decides on it with what it
 // knows of owners.
 func (r *ImmutabilityPolicyReconciler) managed(ctx context.Context, policy *registryv1alpha1.ImmutabilityPolicy) (openapi.ManagedPolicy, error) {
-	namespace, err := namespaceByName(ctx, r.Client, policy.Namespace)
+	namespace, err := r.fence().namespaceOf(ctx, r.Client, policy)
 	if err != nil {
-		return openapi.ManagedPolicy{}, fmt.Errorf("reading the policy's namespace: %w", err)
+		return openapi.ManagedPolicy{}, err
 	}
 	spec := policy.PolicySpec()
 	var lockedUntil *time.Time

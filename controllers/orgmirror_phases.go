@@ -27,9 +27,9 @@ func validateMirror(mirror *registryv1alpha1.OrgMirror) error {
 // put makes the registry's mirror what the spec and its Secrets say, unless this process did so already a short while ago
 // and no sync is about to begin: then it only reads how the syncs are doing.
 func (r *OrgMirrorReconciler) put(ctx context.Context, mirror *registryv1alpha1.OrgMirror) (status openapi.MirrorStatus, err error) {
-	namespace, err := namespaceByName(ctx, r.Client, mirror.Namespace)
+	namespace, err := r.fence().namespaceOf(ctx, r.Client, mirror)
 	if err != nil {
-		return status, fmt.Errorf("reading the mirror's namespace: %w", err)
+		return status, err
 	}
 	key := client.ObjectKeyFromObject(mirror)
 	ground := claim(namespace)

@@ -115,6 +115,20 @@ var _ = Describe("The ownership of organizations", Ordered, ContinueOnFailure, f
 		eventually(ctx, policy, beReady())
 	})
 
+	It("of objects whose namespace is gone for good is refused, and nobody waits for them after a start", func(ctx context.Context) {
+		namespace, policy := owned(ctx)
+		mirror := newMirror(namespace.Name, into(namespace.Name), fromURL(registry.url), byCron("0 0 1 1 *"))
+		Expect(admin.Create(ctx, mirror)).To(Succeed())
+		removeNamespace(ctx, namespace)
+		Expect(admin.Get(ctx, key(policy), policy)).To(Succeed(), "a policy that nobody can have made")
+
+		another := startRegistry()
+		startOperator(ctx, another)
+		team := newTeam(ctx)
+		another.prepare(ctx, team+"/app")
+		another.push(ctx, team+"/app", "v1")
+	})
+
 	It("lets a namespace with * make policies anywhere without owning anything, and stops when that is taken away", func(ctx context.Context) {
 		owner, _ := owned(ctx)
 		registry.prepare(ctx, owner.Name+"/app")
