@@ -29,7 +29,7 @@ func MigrateToVersion1(ctx context.Context, dsn string) error {
 func (s *Store) AbandonAfter(d time.Duration) { s.abandonedAfter = d }
 
 // IndexedUpTo is the id up to which no entry is looked at any more that may need an index.
-func (s *Store) IndexedUpTo() int64 {
-	upTo, _ := s.indexed.now()
-	return upTo
-}
+func (s *Store) IndexedUpTo() int64 { return s.indexed.now() }
+
+// MarkEvery sets how many ids are worth a transaction id.
+func (s *Store) MarkEvery(n int64) { s.markEvery = n }

@@ -52,6 +52,7 @@ type Store struct {
 	indexed       indexed
 
 	abandonedAfter time.Duration
+	markEvery      int64
 }
 
 var _ meta.Store = (*Store)(nil)
@@ -66,7 +67,7 @@ func Open(ctx context.Context, dsn string, logger *slog.Logger) (*Store, error) 
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
-	s := &Store{reads: connect(config, readConnections), writes: connect(config, writeConnections), logger: logger, abandonedAfter: abandonedAfter}
+	s := &Store{reads: connect(config, readConnections), writes: connect(config, writeConnections), logger: logger, abandonedAfter: abandonedAfter, markEvery: markEvery}
 	if err := s.prepare(ctx); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("database %s on %s: %w", config.Database, config.Host, err)

@@ -500,6 +500,7 @@ var _ = Describe("The sequencer's index", func() {
 	BeforeEach(func() {
 		dsn = database()
 		store, other = open(dsn), open(dsn)
+		store.MarkEvery(1)
 	})
 
 	log := func() (kinds []string) {
@@ -579,6 +580,15 @@ var _ = Describe("The sequencer's index", func() {
 		appendNow("e")
 		rounds()
 		Expect(log()).To(HaveLen(6))
+	})
+
+	It("learns it also where nothing is written", func() {
+		appendNow("a", "b", "c")
+		Expect(other.SequenceAudit(ctx, 10)).To(HaveField("Count", 3))
+		for range 2 {
+			Expect(store.PendingAudit(ctx)).To(BeZero())
+		}
+		Expect(store.IndexedUpTo()).To(Equal(int64(3)))
 	})
 
 	It("rests on transaction ids that are given before the ids of entries", func() {
