@@ -171,6 +171,7 @@ func (r *ImmutabilityPolicyReconciler) reconcileDelete(ctx context.Context, poli
 	if err := r.Registry.DeletePolicy(ctx, policy.Namespace, policy.Name, r.Cluster, string(policy.UID), namespaceGoes); err != nil {
 		return refusedPolicy(policy).refusal(err)
 	}
+	r.Sync.Settled(policy.UID) // before the finalizer: where the namespace is gone, nothing can be written to the object
 	return removeFinalizer(ctx, r.Client, policy)
 }
 

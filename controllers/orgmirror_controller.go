@@ -184,6 +184,7 @@ func (r *OrgMirrorReconciler) reconcileDelete(ctx context.Context, mirror *regis
 	if err := r.Registry.DeleteOrgMirror(ctx, mirror.Namespace, mirror.Name, r.Cluster, string(mirror.UID)); err != nil {
 		return refusedMirror(mirror).refusal(err)
 	}
+	r.Sync.Settled(mirror.UID) // before the finalizer: where the namespace is gone, nothing can be written to the object
 	return removeFinalizer(ctx, r.Client, mirror)
 }
 

@@ -121,6 +121,7 @@ var _ = Describe("The ownership of organizations", Ordered, ContinueOnFailure, f
 		Expect(admin.Create(ctx, mirror)).To(Succeed())
 		removeNamespace(ctx, namespace)
 		Expect(admin.Get(ctx, key(policy), policy)).To(Succeed(), "a policy that nobody can have made")
+		Expect(admin.Delete(ctx, mirror)).To(Succeed(), "its finalizer cannot be removed any more")
 
 		another := startRegistry()
 		startOperator(ctx, another)
